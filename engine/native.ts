@@ -1,0 +1,202 @@
+// The addon: its types, and the loader with a helpful failure. The only file that touches build/lorikeet.node.
+
+import { createRequire } from 'node:module'
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { EngineError, type EngineErrorCode } from './errors.js'
+
+export interface NativeSystemInfo {
+  readonly version: string
+  readonly isas: readonly string[]      // usable on this processor, best first: "amx", "avx512", "avx2", "scalar"
+  readonly physicalCores: number
+  readonly cuda: { readonly built: boolean; readonly devices: readonly string[] }
+}
+
+export interface NativeModelOptions {
+  /** Directory of a Hugging Face checkpoint, a .gguf file, or "random:gemma-3-1b". */
+  readonly path: string
+  readonly device: string
+  readonly isa: string
+  readonly compute: 'auto' | 'fp32' | 'bf16'
+  readonly weights: 'nf4' | 'bf16' | 'f32'
+  readonly head: 'auto' | 'bf16' | 'int8' | 'nf4'
+  readonly nThreads: number
+  readonly maxModelLen: number
+  readonly kvCacheBytes: number
+  readonly maxBatchTokens: number
+  readonly maxNumSeqs: number
+  readonly maxLoras: number
+  readonly maxLoraRank: number
+  /** Where the NF4 form of a 16-bit or GGUF source is kept; "" = nowhere. */
+  readonly cacheDir: string
+}
+
+export interface NativeModelInfo {
+  readonly name: string
+  readonly hash: string
+  readonly device: string
+  readonly compute: 'fp32' | 'bf16'
+  readonly weights: 'nf4' | 'bf16' | 'f32'
+  readonly head: 'bf16' | 'int8' | 'nf4' | 'f32'
+  readonly vocabSize: number
+  readonly hiddenSize: number
+  readonly nLayers: number
+  readonly slidingWindow: number
+  readonly maxModelLen: number
+  readonly blockTokens: number
+  readonly nGlobalBlocks: number
+  readonly nSlidingBlocks: number
+  readonly eosTokenIds: readonly number[]
+}
+
+/** Sampling of one sequence, resolved: no absent fields. Same meaning as SamplingParams of api.ts. */
+export interface NativeSampling {
+  readonly temperature: number          // 0 = greedy
+  readonly topK: number                 // 0 = all
+  readonly topP: number
+  readonly minP: number
+  readonly repetitionPenalty: number
+  readonly presencePenalty: number
+  readonly frequencyPenalty: number
+  readonly seed: bigint                 // unsigned 64 bit
+  readonly biasIds: Int32Array
+  readonly biasValues: Float32Array
+  /** Ids that cannot be drawn until minTokens are out (the stop ids). */
+  readonly minTokens: number
+  readonly suppressedIds: Int32Array
+}
+
+/** A sequence enters (or re-enters after preemption) the device's table at `slot`. */
+export interface NativeSequenceStart {
+  readonly slot: number                 // [0, maxNumSeqs)
+  readonly adapter: number              // adapter slot, -1 = base
+  readonly sampling: NativeSampling
+  readonly promptIds: Int32Array        // for repetition penalty; may be empty when no penalty is set
+  readonly outputIds: Int32Array        // already sampled (after preemption or resume): penalties and random counter go on
+}
+
+/**
+ * One step: T tokens of R rows (a row = one sequence's tokens in this step), O outputs. Ragged arrays are flat with [R+1] starts.
+ * Order within a step: starts, forward over all tokens, outputs.
+ */
+export interface NativeStepPlan {
+  readonly starts: readonly NativeSequenceStart[]
+  /** [T]; -1 = the token that this row's sequence sampled last (not yet known to the planner). */
+  readonly tokenIds: Int32Array
+  readonly positions: Int32Array        // [T]
+  readonly rowStarts: Int32Array        // [R+1] into tokens
+  readonly slots: Int32Array            // [R] sequence slot of each row
+  /** KV blocks by logical index: row r's block b holds positions [b*blockTokens, (b+1)*blockTokens). */
+  readonly globalTable: Int32Array
+  readonly globalStarts: Int32Array     // [R+1]
+  /** Sliding pool: entry i of row r is logical block slidingFirst[r] + i; earlier ones have been released. */
+  readonly slidingTable: Int32Array
+  readonly slidingStarts: Int32Array    // [R+1]
+  readonly slidingFirst: Int32Array     // [R]
+  /** [O] token index in [0, T) whose hidden state goes to the head. */
+  readonly outTokens: Int32Array
+  /** [O] -1 = sample the next token of this row; id >= 0 = only score this id (prompt log-probabilities). */
+  readonly outTargets: Int32Array
+  /** [O] -1 = no log-probabilities; 0..20 alternatives beside the token itself. */
+  readonly outLogprobs: Int32Array
+}
+
+export interface NativeStepResult {
+  /** [O] sampled (or target) token id; -1 where the logits held a NaN (the sequence must be failed). */
+  readonly tokenIds: Int32Array
+  /** [O] log-probability of tokenIds under the raw distribution; NaN where not asked for. */
+  readonly logprobs: Float32Array
+  /** Flat alternatives, outLogprobs[o] of them for each output with outLogprobs[o] > 0, falling. */
+  readonly topIds: Int32Array
+  readonly topLogprobs: Float32Array
+  readonly deviceMs: number
+}
+
+export interface NativeAdapterInfo {
+  readonly rank: number
+  readonly bytes: number
+  readonly nTensors: number
+  readonly warnings: readonly string[]
+}
+
+export interface NativeModel {
+  readonly info: NativeModelInfo
+  /** Queues a step; steps run and resolve in order. The arrays are copied before the call returns. Throws on a malformed plan. */
+  step(plan: NativeStepPlan): Promise<NativeStepResult>
+  /** Queued like a step, so that steps before and after it see a consistent table. Rejects with ADAPTER_* codes. */
+  loadAdapter(slot: number, path: string): Promise<NativeAdapterInfo>
+  unloadAdapter(slot: number): Promise<void>
+  validateAdapter(path: string): Promise<NativeAdapterInfo>
+  /** All logits of a prompt, [T, V] row-major, on fresh states: for goldens and scripts. adapter -1 = base. */
+  logits(tokenIds: Int32Array, adapter: number): Promise<Float32Array>
+  /** Residual stream [T, H] entering layer `layer` (nLayers = after the last): for goldens. */
+  hidden(tokenIds: Int32Array, layer: number, adapter: number): Promise<Float32Array>
+  /** Bytes by purpose: "weights", "embedding", "head", "kv", "adapters", "scratch". */
+  memory(): Readonly<Record<string, number>>
+  close(): void
+}
+
+/** A GGUF file's own tokenizer (SentencePiece-BPE with scores and byte fallback). Synchronous: 1 to 5 million characters/s. */
+export interface NativeGgufTokenizer {
+  readonly vocabSize: number
+  readonly bosId: number
+  readonly eosId: number
+  readonly chatTemplate: string         // "" when the file has none
+  /** Ids of text, no <bos>. parseSpecial: control tokens in the text become their ids. */
+  encode(text: string, parseSpecial: boolean): Int32Array
+  /** Byte table: token i is bytes[offsets[i], offsets[i+1]); kinds[i]: 1 normal, 2 unknown, 3 control, 4 user defined, 6 byte. */
+  table(): { readonly bytes: Uint8Array; readonly offsets: Uint32Array; readonly kinds: Uint8Array }
+}
+
+export interface NativeAddon {
+  systemInfo(): NativeSystemInfo
+  loadModel(options: NativeModelOptions, onProgress: (phase: string, done: number, total: number) => void): Promise<NativeModel>
+  openGgufTokenizer(path: string): NativeGgufTokenizer
+  /** Tensor table of a safetensors file after every check: name -> dtype and shape. Throws FILE_INVALID. */
+  readSafetensorsHeader(path: string): Record<string, { dtype: string; shape: number[]; bytes: number }>
+  /** One tensor's raw little-endian bytes (a copy). */
+  readSafetensor(path: string, name: string): Uint8Array
+  /** For goldens: NF4 of a [n_out, n_in] fp32 matrix, and back. */
+  nf4Quantize(weight: Float32Array): { packed: Uint8Array; absmax: Float32Array }
+  nf4DoubleQuantize(absmax: Float32Array): { q8: Uint8Array; nestedAbsmax: Float32Array; nestedMap: Float32Array; offset: number; reconstructed: Float32Array }
+  nf4Dequantize(packed: Uint8Array, absmax: Float32Array, dtype: 'bf16' | 'f32'): Float32Array
+  /** For goldens: rows of a GGUF tensor type dequantised to fp32. */
+  ggmlDequantize(type: string, raw: Uint8Array, n: number): Float32Array
+}
+
+const ADDON_PATH = 'build/lorikeet.node'
+let addon: NativeAddon | undefined
+
+/** The addon, loaded once. @throws EngineError INTERNAL with what to do when it is missing or does not fit this machine. */
+export function native(): NativeAddon {
+  addon ??= load()
+  return addon
+}
+
+function load(): NativeAddon {
+  const path = findUp(ADDON_PATH)
+  if (path === undefined) {
+    throw new EngineError('INTERNAL', `${ADDON_PATH} is missing: run "npm run setup" to build the native engine`)
+  }
+  try {
+    return createRequire(import.meta.url)(path) as NativeAddon
+  } catch (cause) {
+    throw new EngineError('INTERNAL', `${path} could not be loaded (${(cause as Error).message}): run "npm run setup" again on this machine`, { cause })
+  }
+}
+
+/** The file at `relative` in the nearest directory above this module: dist/engine and engine/ both lie under the root. */
+function findUp(relative: string): string | undefined {
+  for (let url = new URL('./', import.meta.url); ; url = new URL('../', url)) {
+    const path = fileURLToPath(new URL(relative, url))
+    if (existsSync(path)) return path
+    if (url.pathname === '/') return undefined
+  }
+}
+
+/** Turns what native code threw ({code, message} on an Error) into an EngineError. */
+export function toEngineError(error: unknown): EngineError {
+  if (error instanceof EngineError) return error
+  const { code, message } = error as { code?: EngineErrorCode; message?: string }
+  return new EngineError(code ?? 'INTERNAL', message ?? String(error), { cause: error })
+}
