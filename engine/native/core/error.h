@@ -1,6 +1,5 @@
-// The one exception of the native engine. A code is one of engine/errors.ts; the addon turns it into {code, message}.
+// The one exception of native code. `code` is one of engine/errors.ts; bindings/ turns it into a JavaScript EngineError.
 #pragma once
-
 #include <stdexcept>
 #include <string>
 
@@ -8,12 +7,11 @@ namespace lorikeet {
 
 class Error : public std::runtime_error {
  public:
-  // `code` must be a string literal: it is kept by address.
-  Error(const char* code, std::string message) : std::runtime_error(std::move(message)), code_(code) {}
+  Error(const char* code, const std::string& message) : std::runtime_error(message), code_(code) {}
   const char* code() const { return code_; }
 
  private:
-  const char* code_;
+  const char* code_;  // a string literal
 };
 
 }  // namespace lorikeet

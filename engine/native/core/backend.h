@@ -1,0 +1,211 @@
+// THE list of what a device must do for Gemma 3. forward.cc is written once over it; cpu/ and cuda/ implement it.
+// T = tokens of a step, S = outputs, H = hidden_size, D = head_dim. `act` is the dtype of matrix inputs: bf16, or f32 for
+// --compute fp32. Everything else is f32. A row's result never depends on the other rows of the batch (CPU: bit for bit).
+#pragma once
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adapter_file.h"
+#include "batch.h"
+#include "checkpoint.h"
+#include "sequence_table.h"
+#include "tensor.h"
+
+namespace lorikeet {
+
+/// A frozen weight in the device's own layout. Made by Backend::make_linear.
+struct Linear {
+  int64_t rows = 0, cols = 0;  // [n_out, n_in]
+  size_t bytes = 0;
+  virtual ~Linear() = default;
+};
+
+/// Rows of the vocabulary as input. Made by Backend::make_embedding.
+struct Embedding {
+  int64_t rows = 0, cols = 0;  // [V, H]
+  size_t bytes = 0;
+  virtual ~Embedding() = default;
+};
+
+enum class HeadFormat : uint8_t { kF32, kBF16, kInt8, kNF4 };
+
+/// Rows of the vocabulary as output. Int8 is exact where it matters: see Backend::logits.
+struct Head {
+  int64_t rows = 0, cols = 0;  // [V, H]
+  size_t bytes = 0;
+  HeadFormat format = HeadFormat::kBF16;
+  virtual ~Head() = default;
+};
+
+/// Keys and values of the layers of one kind, in blocks of kBlockTokens tokens.
+struct KvPool {
+  int n_blocks = 0, n_layers = 0;
+  size_t bytes = 0;
+  virtual ~KvPool() = default;
+};
+
+/// One LoRA pair in the device's layout: y += scale * B (A x), then y *= column_scale where DoRA is used.
+struct LoraWeights {
+  int rank = 0;
+  int64_t n_in = 0, n_out = 0;
+  size_t bytes = 0;
+  virtual ~LoraWeights() = default;
+};
+
+/// Tokens [begin, end) use one adapter's pair; a null pair adds nothing.
+struct LoraSegment {
+  int begin = 0, end = 0;
+  const LoraWeights* weights = nullptr;
+};
+
+/// Replacement rows: token_ids[i] reads (or, in a head, scores) rows[i].
+struct TokenRowsDevice {
+  std::vector<int32_t> token_ids;
+  Buffer rows;  // [n, H] act
+};
+
+/// What an adapter changes at the two ends of the model, for tokens or outputs [begin, end).
+struct EdgeSegment {
+  int begin = 0, end = 0;
+  const Embedding* embedding = nullptr;       // modules_to_save: read here instead
+  const Head* head = nullptr;                 // modules_to_save: score here instead
+  const TokenRowsDevice* token_rows = nullptr;
+  const LoraWeights* embed_lora = nullptr;    // A [r, V] as rows of A^T, B [H, r]
+  const LoraWeights* head_lora = nullptr;     // A [r, H], B [V, r]
+};
+
+/// Scores of S outputs over the vocabulary, and how far each may be from the exact head's.
+struct Scores {
+  Tensor values;         // [S, V] f32
+  Tensor hidden;         // [S, H] act: what the head was applied to, for exact re-scoring
+  std::vector<const Head*> heads;               // [S] the head that applies to each output
+  std::vector<const EdgeSegment*> edges;        // [S] or null
+};
+
+struct SampleResult {
+  std::vector<int32_t> token_ids;     // [S] -1: NaN in the logits
+  std::vector<float> logprobs;        // [S] NaN where not asked for
+  std::vector<int32_t> top_ids;       // flat, n_logprobs of each output
+  std::vector<float> top_logprobs;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string name() const = 0;     // "cpu avx512, 2 threads"
+  virtual DType act_dtype() const = 0;
+  /// Zeroed device memory, 64-byte aligned. @throws Error OUT_OF_MEMORY
+  virtual Buffer allocate(size_t bytes) = 0;
+  virtual void upload(void* device, const void* host, size_t bytes) = 0;
+  virtual void download(void* host, const void* device, size_t bytes) = 0;
+
+  /// Rows of all parts one after another (q, k, v in one matrix): parts share n_in and are copied or repacked.
+  virtual std::unique_ptr<Linear> make_linear(std::span<const HostMatrix> parts) = 0;
+  virtual std::unique_ptr<Embedding> make_embedding(const HostMatrix& matrix) = 0;
+  virtual std::unique_ptr<Head> make_head(const HostMatrix& matrix, HeadFormat format) = 0;
+  virtual std::unique_ptr<KvPool> make_kv_pool(int n_blocks, int n_layers, int n_kv_heads, int head_dim) = 0;
+  /// a [r, n_in], b [n_out, r] in any float dtype. column_scale [n_out] or empty: magnitude / rownorm of DoRA.
+  virtual std::unique_ptr<LoraWeights> make_lora(const HostTensor& a, const HostTensor& b, float scale,
+                                                 std::span<const float> column_scale) = 0;
+  /// a [r, V] of an embedding: stored by token. b [H, r].
+  virtual std::unique_ptr<LoraWeights> make_embedding_lora(const HostTensor& a, const HostTensor& b, float scale) = 0;
+  /// Euclidean norm of every row of W + scale * B A, for DoRA; [n_out]. part_begin: first row of the module inside `linear`.
+  virtual std::vector<float> dora_row_norms(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b,
+                                            float scale) = 0;
+
+  /// x[t] = scale * E[id[t]], with the adapters' own rows.
+  virtual void embed(Tensor x,                              // [T, H] f32
+                     std::span<const int32_t> token_ids,    // [T]
+                     const Embedding& embedding, float scale, std::span<const EdgeSegment> edges) = 0;
+
+  /// out = x * rsqrt(mean(x^2) + eps) * (1 + w)
+  virtual void rmsnorm(Tensor out,       // [T, H] act
+                       Tensor x,         // [T, H] f32
+                       const float* w,   // [H] device
+                       float eps) = 0;
+
+  /// x += rmsnorm(y, post_w); out = rmsnorm(x, next_w). The seam between two sublayers of Gemma 3.
+  virtual void residual_rmsnorm(Tensor out,            // [T, H] act
+                                Tensor x,              // [T, H] f32, updated in place
+                                Tensor y,              // [T, H] f32
+                                const float* post_w,   // [H] device
+                                const float* next_w,   // [H] device
+                                float eps) = 0;
+
+  /// out = x @ W^T
+  virtual void linear(Tensor out,        // [T, n_out] f32
+                      Tensor x,          // [T, n_in]  act
+                      const Linear& w) = 0;
+
+  /// out[t] = column_scale * (out[t] + scale * B (A x[t])) for the tokens of each segment.
+  virtual void lora_add(Tensor out,      // [T, n_out] f32, updated in place
+                        Tensor x,        // [T, n_in]  act
+                        std::span<const LoraSegment> segments) = 0;
+
+  /// table[t] = cos and sin of position / scaling * theta^(-2i/D), i < D/2: [T, D] f32, D/2 cosines then D/2 sines.
+  virtual void rope_table(Tensor table, std::span<const int32_t> positions, float theta, float scaling) = 0;
+
+  /// q, k = rope(rmsnorm(q or k, weight)) by head; k and v go to their blocks.
+  struct QkvArgs {
+    Tensor qkv;                          // [T, (n_heads + 2 n_kv_heads) * D] f32
+    Tensor rope;                         // [T, D] f32
+    const float *q_norm, *k_norm;        // [D] device
+    float eps;
+    int n_heads, n_kv_heads, head_dim;
+    KvPool* pool;
+    int layer;                           // within the pool
+    bool sliding;                        // which table of a row leads into the pool
+    std::span<const BatchRow> rows;
+  };
+  virtual void qk_norm_rope_append(Tensor q,              // [T, n_heads * D] act
+                                   const QkvArgs& args) = 0;
+
+  /// out[t] = softmax(scale * q[t] k^T) v over keys (position - window, position]; window 0 = all.
+  struct AttentionArgs {
+    const KvPool* pool;
+    int layer;
+    bool sliding;
+    int n_heads, n_kv_heads, head_dim;
+    float scale;
+    int window;
+    std::span<const BatchRow> rows;
+  };
+  virtual void attention(Tensor out,     // [T, n_heads * D] act
+                         Tensor q,       // [T, n_heads * D] act
+                         const AttentionArgs& args) = 0;
+
+  /// out = gelu_tanh(gate) * up
+  virtual void geglu(Tensor out,         // [T, I] act
+                     Tensor gate_up) = 0;  // [T, 2 I] f32: gate, then up
+
+  /// out[s] = x[token[s]]
+  virtual void gather_rows(Tensor out,   // [S, H] any dtype
+                           Tensor x,     // [T, H] the same dtype
+                           std::span<const int32_t> tokens) = 0;
+
+  /// scores.values = hidden @ head^T by each output's head, adapters included. An int8 head gives approximations here, and
+  /// sample() re-scores in bf16 whatever could still win within the proven bound.
+  virtual void logits(Scores& scores) = 0;
+
+  /// One token (or the score of the target) for every output. @see sequence_table.h for the order of the steps.
+  virtual SampleResult sample(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table,
+                              std::span<const BatchRow> rows) = 0;
+
+  /// Bytes allocated now.
+  virtual size_t allocated_bytes() const = 0;
+};
+
+struct CpuOptions {
+  std::string isa = "auto";  // "scalar", "avx2", "avx512", "amx"
+  int n_threads = 0;         // 0 = physical cores
+  bool fp32 = false;
+};
+/// @throws Error UNSUPPORTED when the processor lacks the instruction set.
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+std::vector<std::string> cpu_isas();  // usable here, best first
+
+}  // namespace lorikeet

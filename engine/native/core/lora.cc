@@ -1,0 +1,121 @@
+#include "lora.h"
+
+namespace lorikeet {
+namespace {
+
+/// A host tensor as a matrix of the activation dtype (bf16 stays bf16 under fp32 arithmetic: the same values).
+HostMatrix as_matrix(const HostTensor& tensor, DType act, std::vector<std::shared_ptr<const void>>& kept) {
+  const int64_t n = tensor.numel();
+  HostMatrix m{tensor.dtype == FileDtype::kBF16 || act == DType::kBF16 ? WeightFormat::kBF16 : WeightFormat::kF32, tensor.shape[0],
+               tensor.shape[1], tensor.data, nullptr, tensor.owner};
+  const bool as_is = (m.format == WeightFormat::kBF16 && tensor.dtype == FileDtype::kBF16) ||
+                     (m.format == WeightFormat::kF32 && tensor.dtype == FileDtype::kF32);
+  if (!as_is) {
+    const std::vector<float> values = to_float(tensor);
+    if (m.format == WeightFormat::kF32) {
+      auto copy = std::make_shared<std::vector<float>>(values);
+      m.data = copy->data();
+      m.owner = copy;
+    } else {
+      auto copy = std::make_shared<std::vector<bf16>>(n);
+      for (int64_t i = 0; i < n; i++) (*copy)[i] = to_bf16(values[i]);
+      m.data = copy->data();
+      m.owner = copy;
+    }
+  }
+  kept.push_back(m.owner);
+  return m;
+}
+
+std::unique_ptr<TokenRowsDevice> upload_rows(const TokenRows& rows, Backend& backend) {
+  auto out = std::make_unique<TokenRowsDevice>();
+  out->token_ids.assign(rows.token_ids.begin(), rows.token_ids.end());
+  const std::vector<float> values = to_float(rows.rows);
+  const DType act = backend.act_dtype();
+  out->rows = backend.allocate(values.size() * size_of(act));
+  if (act == DType::kF32) {
+    backend.upload(out->rows.data(), values.data(), values.size() * 4);
+  } else {
+    std::vector<bf16> half(values.size());
+    for (size_t i = 0; i < values.size(); i++) half[i] = to_bf16(values[i]);
+    backend.upload(out->rows.data(), half.data(), half.size() * 2);
+  }
+  return out;
+}
+
+/// DoRA divides by the norm of the adapted rows: known once A, B and W are, so the division is done at load.
+std::vector<float> column_scale(const LoraPair& pair, const ModulePlace& place, Backend& backend) {
+  if (pair.magnitude.empty()) return {};
+  std::vector<float> scale = to_float(pair.magnitude);
+  const std::vector<float> norms = backend.dora_row_norms(*place.linear, place.row_begin, pair.a, pair.b, pair.scale);
+  for (size_t i = 0; i < scale.size(); i++) scale[i] /= norms[i];
+  return scale;
+}
+
+}  // namespace
+
+std::unique_ptr<DeviceAdapter> upload_adapter(const AdapterFile& file, const Weights& weights, Backend& backend) {
+  auto out = std::make_unique<DeviceAdapter>();
+  out->max_rank = file.max_rank;
+  out->n_tensors = file.n_tensors;
+  out->warnings = file.warnings;
+  out->layers.resize(file.layers.size());
+  for (size_t layer = 0; layer < file.layers.size(); layer++) {
+    for (int m = 0; m < kModules; m++) {
+      const auto& pair = file.layers[layer][m];
+      if (!pair) continue;
+      const std::vector<float> scale = column_scale(*pair, module_place(weights, int(layer), Module(m)), backend);
+      out->layers[layer][m] = backend.make_lora(pair->a, pair->b, pair->scale, scale);
+      out->bytes += out->layers[layer][m]->bytes;
+    }
+  }
+  if (file.token_rows) out->embed_rows = upload_rows(*file.token_rows, backend);
+  out->embed_rows_score = weights.config.tied;
+  if (file.head_rows) out->head_rows = upload_rows(*file.head_rows, backend);
+  if (!file.saved_embed_tokens.empty()) out->embedding = backend.make_embedding(as_matrix(file.saved_embed_tokens, backend.act_dtype(), out->kept));
+  if (!file.saved_lm_head.empty()) {
+    const HostMatrix m = as_matrix(file.saved_lm_head, backend.act_dtype(), out->kept);
+    out->head = backend.make_head(m, m.format == WeightFormat::kF32 ? HeadFormat::kF32 : HeadFormat::kBF16);
+  }
+  if (file.embed_tokens) out->embed_lora = backend.make_embedding_lora(file.embed_tokens->a, file.embed_tokens->b, file.embed_tokens->scale);
+  if (file.lm_head) out->head_lora = backend.make_lora(file.lm_head->a, file.lm_head->b, file.lm_head->scale, {});
+  for (size_t bytes : {out->embedding ? out->embedding->bytes : 0, out->head ? out->head->bytes : 0, out->embed_lora ? out->embed_lora->bytes : 0,
+                       out->head_lora ? out->head_lora->bytes : 0, out->embed_rows ? out->embed_rows->rows.bytes() : 0})
+    out->bytes += bytes;
+  return out;
+}
+
+std::vector<AdapterRun> adapter_runs(const std::vector<BatchRow>& rows, const AdapterSlots& slots) {
+  std::vector<AdapterRun> runs;
+  for (const BatchRow& row : rows) {
+    const DeviceAdapter* adapter = slots.at(row.adapter);
+    if (!adapter) continue;
+    if (!runs.empty() && runs.back().adapter == adapter && runs.back().end == row.begin) runs.back().end = row.end;
+    else runs.push_back({row.begin, row.end, adapter});
+  }
+  return runs;
+}
+
+std::vector<LoraSegment> lora_segments(const std::vector<AdapterRun>& runs, int layer, Module m) {
+  std::vector<LoraSegment> segments;
+  for (const AdapterRun& run : runs) {
+    if (run.adapter->layers.empty()) continue;
+    if (const LoraWeights* w = run.adapter->layers[layer][int(m)].get()) segments.push_back({run.begin, run.end, w});
+  }
+  return segments;
+}
+
+std::vector<EdgeSegment> edge_segments(const std::vector<AdapterRun>& runs) {
+  std::vector<EdgeSegment> edges;
+  for (const AdapterRun& run : runs)
+    if (run.adapter->changes_edges())
+      edges.push_back({run.begin, run.end, run.adapter->embedding.get(), nullptr, run.adapter->embed_rows.get(), run.adapter->embed_lora.get(), nullptr});
+  return edges;
+}
+
+EdgeSegment head_edge(const DeviceAdapter& a, int output) {
+  const TokenRowsDevice* rows = a.head_rows ? a.head_rows.get() : a.embed_rows_score ? a.embed_rows.get() : nullptr;
+  return {output, output + 1, nullptr, a.head.get(), rows, nullptr, a.head_lora.get()};
+}
+
+}  // namespace lorikeet

@@ -1,0 +1,95 @@
+// A loaded model: weights, KV pools, adapter slots and the sequence table. One thread at a time may call it.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "forward.h"
+
+namespace lorikeet {
+
+struct ModelOptions {
+  std::string path;
+  std::string device = "auto", isa = "auto";
+  std::string compute = "auto";          // "fp32", "bf16"
+  std::string weights = "nf4";           // "bf16", "f32"
+  std::string head = "auto";             // "bf16", "int8", "nf4"
+  int n_threads = 0;
+  int max_model_len = 0;                 // 0 = the model's, as far as the KV pools reach
+  uint64_t kv_cache_bytes = 0;           // 0 = automatic
+  int max_batch_tokens = 512;
+  int max_num_seqs = 64;
+  int max_loras = 8;
+  int max_lora_rank = 64;
+  std::string cache_dir;
+};
+
+struct ModelInfo {
+  std::string name, hash, device, compute, weights, head;
+  int vocab_size, hidden_size, n_layers, sliding_window, max_model_len;
+  int n_global_blocks, n_sliding_blocks;
+  std::vector<int> eos_ids;
+};
+
+struct SequenceStart {
+  int slot = 0;
+  int adapter = -1;
+  Sampling sampling;
+  std::vector<int32_t> prompt_ids, output_ids;
+};
+
+/// NativeStepPlan of engine/native.ts, flat arrays as they come.
+struct StepPlan {
+  std::vector<SequenceStart> starts;
+  std::vector<int32_t> token_ids, positions, row_starts, slots;
+  std::vector<int32_t> global_table, global_starts, sliding_table, sliding_starts, sliding_first;
+  std::vector<int32_t> out_tokens, out_targets, out_logprobs;
+};
+
+class Model {
+ public:
+  /// @throws Error MODEL_*, FILE_INVALID, UNSUPPORTED, OUT_OF_MEMORY (with the bytes needed and given).
+  static std::unique_ptr<Model> load(const ModelOptions& options, const ProgressFn& progress);
+
+  const ModelInfo& info() const { return info_; }
+
+  /// Every index, range and length of a plan. @throws Error INVALID_REQUEST. Cheap; may run on another thread.
+  void check(const StepPlan& plan) const;
+  SampleResult step(const StepPlan& plan);
+
+  AdapterFile read_adapter_file(const std::string& dir) const { return read_adapter(dir, weights_.config, options_.max_lora_rank); }
+  /// Replaces nothing: the slot must be free.
+  void load_adapter(int slot, const AdapterFile& file);
+  void unload_adapter(int slot);
+  const DeviceAdapter* adapter(int slot) const { return slots_.at(slot); }
+
+  /// All scores of a prompt on fresh states, [T, V]. @throws Error CONTEXT_LENGTH_EXCEEDED
+  std::vector<float> logits(const std::vector<int32_t>& token_ids, int adapter);
+  /// Residual stream entering a layer, [T, H].
+  std::vector<float> hidden(const std::vector<int32_t>& token_ids, int layer, int adapter);
+
+  /// Bytes by purpose.
+  std::vector<std::pair<std::string, uint64_t>> memory() const;
+
+  Backend& backend() { return *backend_; }
+  const Weights& weights() const { return weights_; }
+
+ private:
+  Model() = default;
+  void size_kv();
+  Batch make_batch(const StepPlan& plan);
+  void begin_sequence(const SequenceStart& start);
+  /// Prefills a prompt chunk by chunk on pools of its own.
+  void run_fresh(const std::vector<int32_t>& token_ids, int adapter, const HiddenTap& tap, const std::function<void(int begin, Tensor normed)>& each);
+
+  ModelOptions options_;
+  ModelInfo info_;
+  std::unique_ptr<Backend> backend_;
+  Weights weights_;
+  KvPools pools_;
+  std::unique_ptr<Workspace> workspace_;
+  AdapterSlots slots_{0};
+  SequenceTable table_{0};
+  std::vector<EdgeSegment> edges_;
+};
+
+}  // namespace lorikeet

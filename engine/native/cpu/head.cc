@@ -1,0 +1,320 @@
+// Scores over the vocabulary: the largest matrix by far, so its bytes are the price of a token.
+//
+// An int8 head reads half the bytes of bf16 and still decides as bf16 does. Row n is q[n] * scale[n]; a hidden state is cut into
+// two signed bytes (about 15 bits), so that the integer sum is exact. Then
+//   |score - exact| <= ||x|| * error[n] + ||x - x'|| * norm_max,
+// with error[n] = ||w[n] - q[n] scale[n]|| plus a bound of fp32 summation, from Cauchy-Schwarz. Whoever picks a token re-scores in
+// bf16 every row that could still win within these bounds (sampler.cc).
+#include <algorithm>
+
+#include "../core/nf4.h"
+#include "allocate.h"
+#include "linear.h"
+#include "ops.h"
+
+namespace lorikeet::CPU_NS {
+
+struct HeadCpu : Head {
+  LinearCpu exact;            // bf16 or f32 rows as the checkpoint has them (NF4: the packed codes)
+  Buffer codes;               // int8 + 128, [V/4][H/64][4][64]
+  std::vector<float> scale;   // [V]
+  std::vector<float> error;   // [V] see above
+  float norm_max = 0;         // largest row norm
+};
+
+namespace {
+
+constexpr int64_t kStep = 64;  // codes of one instruction
+
+/// Quantised form of one hidden state.
+struct Hidden8 {
+  std::vector<int8_t> high, low;  // q = high * 128 + low
+  float scale = 0;
+  int32_t sum = 0;                // of q
+  float norm = 0, error_norm = 0;
+};
+
+Hidden8 quantise_hidden(const Tensor& hidden, int64_t s) {
+  const int64_t H = hidden.cols;
+  Hidden8 out;
+  out.high.resize(H);
+  out.low.resize(H);
+  // The integer sum must stay within 31 bits: 127 * limit * H < 2^31.
+  const float limit = float(std::min<int64_t>(16256, (int64_t(1) << 31) / (128 * H)));
+  std::vector<float> x(H);
+  float largest = 0;
+  double norm = 0, error = 0;
+  for (int64_t i = 0; i < H; i++) {
+    x[i] = hidden.dtype == DType::kBF16 ? to_f32(hidden.b16(s)[i]) : hidden.f32(s)[i];
+    largest = std::max(largest, std::fabs(x[i]));
+    norm += double(x[i]) * x[i];
+  }
+  out.scale = largest > 0 && std::isfinite(largest) ? largest / limit : 1;
+  for (int64_t i = 0; i < H; i++) {
+    const int q = std::isfinite(x[i]) ? int(std::lrint(x[i] / out.scale)) : 0;
+    const int high = (q + 64) >> 7;
+    out.high[i] = int8_t(high);
+    out.low[i] = int8_t(q - high * 128);
+    out.sum += q;
+    const double off = x[i] - double(q) * out.scale;
+    error += off * off;
+  }
+  out.norm = float(std::sqrt(norm) * 1.000001);
+  out.error_norm = float(std::sqrt(error) * 1.000001);
+  return out;
+}
+
+void quantise_row(const float* w, int64_t H, int8_t* q, float& scale, float& error, float& norm) {
+  float largest = 0;
+  double squares = 0, off_squares = 0;
+  for (int64_t i = 0; i < H; i++) {
+    largest = std::max(largest, std::fabs(w[i]));
+    squares += double(w[i]) * w[i];
+  }
+  scale = largest / 127;
+  for (int64_t i = 0; i < H; i++) {
+    q[i] = int8_t(scale > 0 ? std::lrint(w[i] / scale) : 0);
+    const double off = w[i] - double(q[i]) * scale;
+    off_squares += off * off;
+  }
+  norm = float(std::sqrt(squares) * 1.0001);
+  // One chain of H/16 additions and a tree of four, products rounded once; and the rounding of the score itself.
+  const double summation = (2.0 * (double(H) / kLanes + 8) + 16) * 0x1p-24;
+  error = float(std::sqrt(off_squares) * 1.000001 + summation * norm);
+}
+
+void read_row(const HostMatrix& m, int64_t row, float* out) {
+  for (int64_t i = 0; i < m.cols; i++)
+    out[i] = m.format == WeightFormat::kF32 ? static_cast<const float*>(m.data)[row * m.cols + i]
+                                            : to_f32(static_cast<const bf16*>(m.data)[row * m.cols + i]);
+}
+
+void quantise_head(HeadCpu& head, const HostMatrix& m) {
+  const int64_t V = m.rows, H = m.cols;
+  head.codes = allocate(size_t(V * H));
+  head.scale.resize(V);
+  head.error.resize(V);
+  auto* codes = static_cast<uint8_t*>(head.codes.data());
+  float norm_max = 0;
+#pragma omp parallel reduction(max : norm_max)
+  {
+    std::vector<float> row(H);
+    std::vector<int8_t> q(H);
+#pragma omp for schedule(static)
+    for (int64_t n = 0; n < V; n++) {
+      float norm;
+      read_row(m, n, row.data());
+      quantise_row(row.data(), H, q.data(), head.scale[n], head.error[n], norm);
+      norm_max = std::max(norm_max, norm);
+      uint8_t* group = codes + n / kGroup * kGroup * H;
+      for (int64_t i = 0; i < H; i++) group[i / kStep * kGroup * kStep + n % kGroup * kStep + i % kStep] = uint8_t(q[i] + 128);
+    }
+  }
+  head.norm_max = norm_max;
+}
+
+/// sums[m][r] = sum over H of q[m] * (code[r]), codes being unsigned: 128 * sum(q) too large, taken off by the caller.
+template <int M>
+inline void int8_tile(const uint8_t* codes, const Hidden8* const* x, int64_t H, int32_t (*sums)[kGroup]) {
+#if defined(__AVX512VNNI__)
+  __m512i high[M][kGroup] = {}, low[M][kGroup] = {};
+  for (int64_t k = 0; k < H; k += kStep, codes += kGroup * kStep) {
+    _mm_prefetch((const char*)codes + 4096, _MM_HINT_T0);
+    _mm_prefetch((const char*)codes + 4160, _MM_HINT_T0);
+    _mm_prefetch((const char*)codes + 4224, _MM_HINT_T0);
+    _mm_prefetch((const char*)codes + 4288, _MM_HINT_T0);
+    for (int r = 0; r < kGroup; r++) {
+      const __m512i w = _mm512_loadu_si512(codes + r * kStep);
+      for (int m = 0; m < M; m++) {
+        high[m][r] = _mm512_dpbusd_epi32(high[m][r], w, _mm512_loadu_si512(x[m]->high.data() + k));
+        low[m][r] = _mm512_dpbusd_epi32(low[m][r], w, _mm512_loadu_si512(x[m]->low.data() + k));
+      }
+    }
+  }
+  for (int m = 0; m < M; m++)
+    for (int r = 0; r < kGroup; r++)
+      sums[m][r] = _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_slli_epi32(high[m][r], 7), low[m][r]));
+#else
+  for (int m = 0; m < M; m++) {
+    for (int r = 0; r < kGroup; r++) {
+      uint32_t high = 0, low = 0;
+      for (int64_t k = 0; k < H; k += kStep) {
+        const uint8_t* w = codes + k * kGroup + r * kStep;
+        int32_t h = 0, l = 0;
+        for (int64_t i = 0; i < kStep; i++) {
+          h += int32_t(w[i]) * x[m]->high[k + i];
+          l += int32_t(w[i]) * x[m]->low[k + i];
+        }
+        high += uint32_t(h);
+        low += uint32_t(l);
+      }
+      sums[m][r] = int32_t((high << 7) + low);
+    }
+  }
+#endif
+}
+
+constexpr int kTogether = 3;  // outputs of one tile: their accumulators and the codes fill the registers
+
+void score_int8(const HeadCpu& head, const std::vector<Hidden8>& hidden, const std::vector<int64_t>& outputs, Tensor values) {
+  const int64_t H = head.cols;
+  const auto* codes = static_cast<const uint8_t*>(head.codes.data());
+#pragma omp parallel for schedule(dynamic, 64)
+  for (int64_t g = 0; g < head.rows / kGroup; g++) {
+    for (size_t o = 0; o < outputs.size(); o += kTogether) {
+      const Hidden8* x[kTogether];
+      const int n = int(std::min<size_t>(kTogether, outputs.size() - o));
+      for (int m = 0; m < n; m++) x[m] = &hidden[o + m];
+      int32_t sums[kTogether][kGroup];
+      if (n == 3) int8_tile<3>(codes + g * kGroup * H, x, H, sums);
+      else if (n == 2) int8_tile<2>(codes + g * kGroup * H, x, H, sums);
+      else int8_tile<1>(codes + g * kGroup * H, x, H, sums);
+      for (int m = 0; m < n; m++) {
+        float* row = values.f32(outputs[o + m]) + g * kGroup;
+        const uint32_t offset = uint32_t(x[m]->sum) * 128u;
+        for (int r = 0; r < kGroup; r++)
+          row[r] = float(int32_t(uint32_t(sums[m][r]) - offset)) * (head.scale[g * kGroup + r] * x[m]->scale);
+      }
+    }
+  }
+}
+
+const HeadCpu& head_of(const Scores& scores, int64_t s) { return static_cast<const HeadCpu&>(*scores.heads[s]); }
+
+const LoraWeights* lora_of(const Scores& scores, int64_t s) { return scores.edges[s] ? scores.edges[s]->head_lora : nullptr; }
+
+float dot_exact(const LinearCpu& w, int64_t n, const Tensor& hidden, int64_t s) {
+  // A group of rows, so that the sum runs exactly as in a whole pass.
+  const int64_t begin = n / kGroup * kGroup;
+  float out[kGroup];
+  if (hidden.dtype == DType::kBF16) {
+    std::vector<bf16> scratch;
+    dot_tile<DotBf16, 1>(rows_bf16(w, begin, begin + kGroup, scratch), w.cols, hidden.b16(s), 0, w.cols, out, 0);
+  } else {
+    std::vector<float> scratch;
+    dot_tile<DotF32, 1>(rows_f32(w, begin, begin + kGroup, scratch), w.cols, hidden.f32(s), 0, w.cols, out, 0);
+  }
+  return out[n - begin];
+}
+
+float dot_row(const void* row, const Tensor& hidden, int64_t s) {
+  f32x16 acc{};
+  if (hidden.dtype == DType::kBF16) {
+    for (int64_t k = 0; k < hidden.cols; k += 32) acc = dot_bf16(acc, static_cast<const bf16*>(row) + k, hidden.b16(s) + k);
+  } else {
+    for (int64_t k = 0; k < hidden.cols; k += 16) acc = DotF32::step(acc, static_cast<const float*>(row) + k, hidden.f32(s) + k);
+  }
+  return reduce_add(acc);
+}
+
+/// Index of `id` among the adapter's replaced rows, or -1.
+int64_t replaced_row(const Scores& scores, int64_t s, int32_t id) {
+  const TokenRowsDevice* rows = scores.edges[s] ? scores.edges[s]->token_rows : nullptr;
+  if (!rows) return -1;
+  for (size_t i = 0; i < rows->token_ids.size(); i++)
+    if (rows->token_ids[i] == id) return int64_t(i);
+  return -1;
+}
+
+float replaced_score(const Scores& scores, int64_t s, int64_t index) {
+  const auto* data = static_cast<const char*>(scores.edges[s]->token_rows->rows.data());
+  return dot_row(data + index * scores.hidden.cols * int64_t(size_of(scores.hidden.dtype)), scores.hidden, s);
+}
+
+/// Outputs that share a head are scored together; an output with a LoRA on its head needs exact base scores.
+void score_group(Scores& scores, const HeadCpu& head, const std::vector<int64_t>& outputs) {
+  std::vector<int64_t> approximate;
+  std::vector<Hidden8> hidden8;
+  for (int64_t s : outputs) {
+    if (head.format == HeadFormat::kInt8 && !lora_of(scores, s)) {
+      approximate.push_back(s);
+      hidden8.push_back(quantise_hidden(scores.hidden, s));
+    } else if (outputs.size() == 1 || head.format == HeadFormat::kInt8) {
+      linear_cpu(scores.values.row_range(s, s + 1), scores.hidden.row_range(s, s + 1), head.exact);
+    }
+  }
+  if (!approximate.empty()) score_int8(head, hidden8, approximate, scores.values);
+  if (outputs.size() == 1 || head.format == HeadFormat::kInt8) return;
+  // Consecutive outputs in one pass each: as a rule they all are.
+  for (size_t i = 0; i < outputs.size();) {
+    size_t end = i + 1;
+    while (end < outputs.size() && outputs[end] == outputs[end - 1] + 1) end++;
+    linear_cpu(scores.values.row_range(outputs[i], outputs[end - 1] + 1), scores.hidden.row_range(outputs[i], outputs[end - 1] + 1), head.exact);
+    i = end;
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Head> make_head_cpu(const HostMatrix& matrix, HeadFormat format, bool fp32) {
+  auto head = std::make_unique<HeadCpu>();
+  head->rows = matrix.rows;
+  head->cols = matrix.cols;
+  head->format = format;
+  LinearCpu& exact = head->exact;
+  exact.rows = matrix.rows;
+  exact.cols = matrix.cols;
+  if (format == HeadFormat::kNF4) {
+    const int64_t n = matrix.rows * matrix.cols;
+    std::vector<uint8_t> packed(n / 2);
+    std::vector<float> absmax(n / kBlock), row(matrix.cols);
+    for (int64_t r = 0; r < matrix.rows; r++) {
+      read_row(matrix, r, row.data());
+      nf4_quantize(row.data(), matrix.cols, packed.data() + r * matrix.cols / 2, absmax.data() + r * matrix.cols / kBlock);
+    }
+    const HostMatrix nf4{WeightFormat::kNF4, matrix.rows, matrix.cols, packed.data(), absmax.data(), nullptr};
+    std::unique_ptr<Linear> packed_linear = make_linear_cpu({&nf4, 1}, fp32);
+    exact = std::move(static_cast<LinearCpu&>(*packed_linear));
+    head->bytes = exact.bytes;
+    return head;
+  }
+  exact.format = matrix.format;
+  exact.data = matrix.data;
+  exact.mapped = matrix.owner;
+  head->bytes = size_t(matrix.rows * matrix.cols) * (matrix.format == WeightFormat::kF32 ? 4 : 2);
+  if (format == HeadFormat::kInt8) {
+    quantise_head(*head, matrix);
+    head->bytes = head->codes.bytes() + head->scale.size() * 8;  // the exact rows are the embedding's as a rule
+  }
+  return head;
+}
+
+void logits_cpu(Scores& scores) {
+  const int64_t S = scores.values.rows;
+  std::vector<const Head*> distinct;
+  for (const Head* h : scores.heads)
+    if (std::find(distinct.begin(), distinct.end(), h) == distinct.end()) distinct.push_back(h);
+  for (const Head* h : distinct) {
+    std::vector<int64_t> outputs;
+    for (int64_t s = 0; s < S; s++)
+      if (scores.heads[s] == h) outputs.push_back(s);
+    score_group(scores, static_cast<const HeadCpu&>(*h), outputs);
+  }
+  for (int64_t s = 0; s < S; s++) {
+    const EdgeSegment* edge = scores.edges[s];
+    if (edge && edge->token_rows)
+      for (size_t i = 0; i < edge->token_rows->token_ids.size(); i++)
+        scores.values.f32(s)[edge->token_rows->token_ids[i]] = replaced_score(scores, s, int64_t(i));
+    if (const LoraWeights* lora = lora_of(scores, s)) {
+      const LoraSegment segment{0, 1, lora};
+      lora_add_cpu(scores.values.row_range(s, s + 1), scores.hidden.row_range(s, s + 1), {&segment, 1});
+    }
+  }
+}
+
+bool scores_exact(const Scores& scores, int64_t s) { return head_of(scores, s).format != HeadFormat::kInt8 || lora_of(scores, s); }
+
+float exact_score(const Scores& scores, int64_t s, int32_t id) {
+  if (scores_exact(scores, s)) return scores.values.f32(s)[id];
+  const int64_t replaced = replaced_row(scores, s, id);
+  return replaced >= 0 ? replaced_score(scores, s, replaced) : dot_exact(head_of(scores, s).exact, id, scores.hidden, s);
+}
+
+void score_bounds(const Scores& scores, int64_t s, float* bounds) {
+  const HeadCpu& head = head_of(scores, s);
+  const Hidden8 x = quantise_hidden(scores.hidden, s);
+  const float constant = x.error_norm * head.norm_max * 1.01f;
+  for (int64_t n = 0; n < head.rows; n++) bounds[n] = x.norm * head.error[n] + constant;
+}
+
+}  // namespace lorikeet::CPU_NS

@@ -1,0 +1,97 @@
+// The CPU's layout of a frozen weight, and the dot products that every matrix product of this backend is made of.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "../core/backend.h"
+#include "simd.h"
+
+namespace lorikeet::CPU_NS {
+
+constexpr int kGroup = 4;            // rows that are multiplied together
+constexpr int64_t kBlock = 64;       // weights of one absmax
+constexpr int64_t kBlockBytes = 32;
+
+/// NF4 in groups of kGroup rows, block by block, so that a pass over a group reads memory in order:
+/// codes [n/4][K/64][4][32] (low nibble = element j, high nibble = element 32 + j of the block), absmax [n/4][K/64][4].
+/// Other formats are row-major.
+struct LinearCpu : Linear {
+  WeightFormat format = WeightFormat::kBF16;
+  const void* data = nullptr;     // codes, bf16 [n, K] or f32 [n, K]
+  const float* absmax = nullptr;
+  Buffer owned;                   // data (and absmax) where they are ours
+  std::shared_ptr<const void> mapped;
+
+  const uint8_t* codes(int64_t group) const { return static_cast<const uint8_t*>(data) + group * (cols / kBlock) * kGroup * kBlockBytes; }
+  const float* scales(int64_t group) const { return absmax + group * (cols / kBlock) * kGroup; }
+};
+
+std::unique_ptr<Linear> make_linear_cpu(std::span<const HostMatrix> parts, bool fp32);
+
+/// Rows [begin, end) of a weight as plain row-major values: in place where they lie so, else expanded into scratch.
+/// begin and end are multiples of kGroup.
+const bf16* rows_bf16(const LinearCpu& w, int64_t begin, int64_t end, std::vector<bf16>& scratch);
+const float* rows_f32(const LinearCpu& w, int64_t begin, int64_t end, std::vector<float>& scratch);
+
+void linear_cpu(Tensor out, Tensor x, const LinearCpu& w);
+
+/// Element types of a dot product: how many elements one step takes, and the step.
+struct DotBf16 {
+  using T = bf16;
+  static constexpr int kStep = 32;
+  static f32x16 step(f32x16 acc, const T* w, const T* x) { return dot_bf16(acc, w, x); }
+};
+struct DotF32 {
+  using T = float;
+  static constexpr int kStep = 16;
+  static f32x16 step(f32x16 acc, const T* w, const T* x) { return acc + load(w) * load(x); }
+};
+
+/// Sums of four accumulators at once, each in reduce_add's order.
+inline void reduce_add4(const f32x16* acc, float* out) {
+#if defined(__AVX512F__)
+  const __m512 a = (__m512)acc[0], b = (__m512)acc[1], c = (__m512)acc[2], d = (__m512)acc[3];
+  const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+  __m512 q = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  q = _mm512_add_ps(q, _mm512_permute_ps(q, 0x4e));
+  q = _mm512_add_ps(q, _mm512_permute_ps(q, 0xb1));
+  const __m512i pick = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
+  _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(pick, q)));
+#else
+  for (int i = 0; i < 4; i++) out[i] = reduce_add(acc[i]);
+#endif
+}
+
+/// out[m][r] = w[r] . x[m] for kGroup rows and M tokens over K elements. The sum of each output is one chain over K,
+/// whatever M is: that is what makes a row independent of its batch.
+template <class Dot, int M>
+inline void dot_tile(const typename Dot::T* w, int64_t w_stride, const typename Dot::T* x, int64_t x_stride, int64_t K, float* out,
+                     int64_t out_stride) {
+  f32x16 acc[M][kGroup] = {};
+  for (int64_t k = 0; k < K; k += Dot::kStep) {
+    for (int m = 0; m < M; m++)
+      for (int r = 0; r < kGroup; r++) acc[m][r] = Dot::step(acc[m][r], w + r * w_stride + k, x + m * x_stride + k);
+  }
+  for (int m = 0; m < M; m++) reduce_add4(acc[m], out + m * out_stride);
+}
+
+/// The same for any number of tokens; `w` should stay in cache over the calls.
+template <class Dot>
+inline void dot_rows(const typename Dot::T* w, int64_t w_stride, const typename Dot::T* x, int64_t x_stride, int64_t n_tokens, int64_t K,
+                     float* out, int64_t out_stride) {
+  int64_t t = 0;
+  for (; t + 6 <= n_tokens; t += 6) dot_tile<Dot, 6>(w, w_stride, x + t * x_stride, x_stride, K, out + t * out_stride, out_stride);
+  const auto* xt = x + t * x_stride;
+  float* ot = out + t * out_stride;
+  switch (n_tokens - t) {
+    case 1: return dot_tile<Dot, 1>(w, w_stride, xt, x_stride, K, ot, out_stride);
+    case 2: return dot_tile<Dot, 2>(w, w_stride, xt, x_stride, K, ot, out_stride);
+    case 3: return dot_tile<Dot, 3>(w, w_stride, xt, x_stride, K, ot, out_stride);
+    case 4: return dot_tile<Dot, 4>(w, w_stride, xt, x_stride, K, ot, out_stride);
+    case 5: return dot_tile<Dot, 5>(w, w_stride, xt, x_stride, K, ot, out_stride);
+    default: return;
+  }
+}
+
+}  // namespace lorikeet::CPU_NS
