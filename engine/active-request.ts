@@ -18,7 +18,7 @@ export class ActiveRequest {
   done = false
   onRelease: () => void = () => {}
   readonly #table: TokenTable | null
-  readonly #promptLogprobs: (TokenLogprob | null)[] = []
+  readonly #promptLogprobs: (TokenLogprob | null)[] = [null]
   #started = false
   #admittedAt = 0
   readonly #firstTokenAt: number[] = []
@@ -42,7 +42,6 @@ export class ActiveRequest {
   /** Log-probabilities of the prompt come chunk by chunk, and again from the start after a preemption. */
   addPrompt(result: RowResult): void {
     if (this.request.promptLogprobs === undefined || this.#started) return
-    this.#promptLogprobs[0] = null
     result.prompt.forEach((raw: RawLogprob, i) => { this.#promptLogprobs[result.row.from + 1 + i] = tokenLogprob(raw, this.#table) })
     if (result.row.to >= this.promptIds.length - 1) this.#start()
   }

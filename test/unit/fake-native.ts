@@ -165,7 +165,9 @@ export class FakeModel implements NativeModel {
     const position = plan.positions[token]!
     assert(sequence.nextPosition === null || position === sequence.nextPosition, `slot ${slot}: position ${position}, expected ${sequence.nextPosition}`)
     sequence.nextPosition = position + 1
-    const tokenId = plan.tokenIds[token]! === -1 ? sequence.outputIds.at(-1) : plan.tokenIds[token]!
+    const last = sequence.outputIds.at(-1)
+    // The step after a NaN is planned before anyone knows of it: it must run, and give NaN again.
+    const tokenId = plan.tokenIds[token]! !== -1 ? plan.tokenIds[token]! : last === -1 ? NAN_TOKEN : last
     assert(tokenId !== undefined && tokenId >= 0 && tokenId < this.info.vocabSize, `token id ${tokenId} at position ${position}`)
     const before = this.#seen(plan, row, position)
     const state = tokenState(before, tokenId, this.#adapterTag(sequence.adapter))
