@@ -1,0 +1,66 @@
+// Files that survive a crash: written, flushed, then renamed into place, and the folder that names them flushed too.
+
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { open, rename } from 'node:fs/promises'
+import { dirname } from 'node:path'
+
+export interface FileDigest {
+  readonly bytes: number
+  readonly sha256: string
+}
+
+export class FileTooLarge extends Error {}
+
+/** Writes a new file and flushes it. @throws FileTooLarge past maxBytes, or EEXIST */
+export async function writeDurable(path: string, source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, maxBytes: number): Promise<FileDigest> {
+  const file = await open(path, 'wx', 0o644)
+  try {
+    const hash = createHash('sha256')
+    let bytes = 0
+    for await (const chunk of source) {
+      bytes += chunk.length
+      if (bytes > maxBytes) throw new FileTooLarge(`more than ${maxBytes} bytes`)
+      hash.update(chunk)
+      await writeAll(file, chunk)
+    }
+    await file.sync()
+    return { bytes, sha256: hash.digest('hex') }
+  } finally {
+    await file.close()
+  }
+}
+
+async function writeAll(file: Awaited<ReturnType<typeof open>>, chunk: Uint8Array): Promise<void> {
+  for (let offset = 0; offset < chunk.length;) {
+    const { bytesWritten } = await file.write(chunk, offset, chunk.length - offset)
+    offset += bytesWritten
+  }
+}
+
+/** Makes renames, new entries and removals in a folder last. */
+export async function flushFolder(path: string): Promise<void> {
+  const folder = await open(path, 'r')
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
+  }
+}
+
+/** Gives `temporary` (flushed already) its final name, replacing what was there: readers see the old or the new, never a mix. */
+export async function renameDurable(temporary: string, path: string): Promise<void> {
+  await rename(temporary, path)
+  await flushFolder(dirname(path))
+}
+
+/** Reading it also brings the file into the page cache. */
+export async function digestFile(path: string): Promise<FileDigest> {
+  const hash = createHash('sha256')
+  let bytes = 0
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
+    bytes += chunk.length
+    hash.update(chunk)
+  }
+  return { bytes, sha256: hash.digest('hex') }
+}

@@ -1,0 +1,317 @@
+// Adapters as the server sees them: what `model` means, who holds what, and every change of it. Joins store, host tier and slots.
+
+import { realpath } from 'node:fs/promises'
+import { join, resolve, sep } from 'node:path'
+import type { AdapterHandle, AdapterInfo, Engine } from '../engine/api.js'
+import { EngineError } from '../engine/errors.js'
+import { HostTier, type HostTierStats } from './host-tier.js'
+import { ADAPTER_FILES } from './manifest.js'
+import { checkAdapterName, checkVersionPrefix, parseModel } from './names.js'
+import { AdapterSlots, type AcquireOptions, type SlotsStats } from './slots.js'
+import { AdapterStore, type StoredVersion } from './store.js'
+import type { Staging } from './staging.js'
+
+export type RegistryEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'unloadAdapter' | 'validateAdapter'> & {
+  readonly info: Pick<Engine['info'], 'hash' | 'maxLoras' | 'source'>
+}
+
+export interface RegistryOptions {
+  readonly engine: RegistryEngine
+  readonly store: AdapterStore
+  /** Names of the base, the first being its display name. */
+  readonly baseNames: readonly string[]
+  /** Host tier, bytes. */
+  readonly hostBytes: number
+  /** Longest wait of a request for a slot, ms. */
+  readonly waitMs: number
+  readonly drainAfterMs?: number
+  /** Folders that load requests may read. */
+  readonly allowedRoots: readonly string[]
+  readonly onLoad?: (seconds: number, from: 'host' | 'disk') => void
+}
+
+/** One name that `model` may take. */
+export interface ModelEntry {
+  readonly id: string
+  readonly created: number                // Unix seconds
+  readonly root: string
+  readonly parent: string | null
+}
+
+export interface ModelLease {
+  readonly adapter: AdapterHandle | null
+  readonly version: string | null
+  renew(): Promise<AdapterHandle | null>
+  release(): void
+}
+
+export type Tier = 'device' | 'host' | 'disk'
+
+export interface VersionStatus extends StoredVersion {
+  readonly isCurrent: boolean
+  readonly tier: Tier
+  readonly pins: number
+  readonly lastUsedAt: string | null
+}
+
+export interface AdapterStatus {
+  readonly name: string
+  readonly served: boolean
+  readonly pinned: boolean
+  readonly current: string | null
+  readonly versions: readonly VersionStatus[]
+}
+
+const BASE_LEASE: ModelLease = { adapter: null, version: null, renew: async () => null, release: () => {} }
+const DRAIN_AFTER_MS = 1_000
+
+export class AdapterRegistry {
+  readonly store: AdapterStore
+  readonly #options: RegistryOptions
+  readonly #host: HostTier
+  readonly #slots: AdapterSlots
+  readonly #validated = new Set<string>()             // versions checked against this base
+  readonly #permanent = new Map<string, { version: string; release(): void }>()
+  readonly #createdS = Math.floor(Date.now() / 1000)
+
+  constructor(options: RegistryOptions) {
+    const { engine, store, hostBytes, waitMs, drainAfterMs = DRAIN_AFTER_MS, onLoad } = options
+    this.#options = options
+    this.store = store
+    this.#host = new HostTier({ maxBytes: hostBytes, verify: (version) => store.verify(version) })
+    this.#slots = new AdapterSlots({
+      engine, nSlots: engine.info.maxLoras, waitMs, drainAfterMs, prepare: (version) => this.#prepare(version), ...(onLoad && { onLoad }),
+    })
+  }
+
+  /** The base and every served adapter, for /v1/models. */
+  async list(): Promise<ModelEntry[]> {
+    const { baseNames, engine } = this.#options
+    const base = baseNames.map((id) => ({ id, created: this.#createdS, root: engine.info.source, parent: null }))
+    const adapters = this.store.names().flatMap((name) => {
+      const current = this.#servedCurrent(name)
+      return current === undefined ? [] : [{ id: name, created: secondsOf(current.createdAt), root: current.path, parent: baseNames[0] ?? null }]
+    })
+    return [...base, ...adapters]
+  }
+
+  /**
+   * The base or adapter that `model` names, resident and pinned until release().
+   * @throws EngineError UNKNOWN_MODEL, ADAPTER_SLOTS_BUSY, ADAPTER_*: never the base for an adapter that is not there
+   */
+  async resolve(model: string, signal?: AbortSignal, options: AcquireOptions = {}): Promise<ModelLease> {
+    const reference = parseModel(model, this.#options.baseNames)
+    if (reference?.kind === 'base') return BASE_LEASE
+    if (reference === null || this.store.record(reference.name)?.served !== true) throw this.#unknown(model)
+    const version = this.#find(model, reference.name, reference.versionPrefix)
+    const lease = await this.#slots.acquire(version, { ...options, ...(signal && { signal }) })
+    return {
+      get adapter() { return lease.handle },
+      version: version.version,
+      renew: () => lease.renew(),
+      release: () => lease.release(),
+    }
+  }
+
+  /** Display name of a device slot, for metrics; undefined when it is free. */
+  nameOfSlot(slot: number): string | undefined {
+    return this.#slots.versionInSlot(slot)?.name
+  }
+
+  /** Names of adapters that requests wait for. */
+  waitingNames(): string[] {
+    return [...new Set(this.#slots.waiting().map(({ name }) => name))]
+  }
+
+  stats(): SlotsStats & { readonly host: HostTierStats; readonly stored: number } {
+    this.#slots.followEngine()
+    return { ...this.#slots.stats(), host: this.#host.stats(), stored: this.store.names().length }
+  }
+
+  /**
+   * Validates staged files against the base and publishes them under a name. Takes the staging over, whatever happens.
+   * @throws EngineError INVALID_REQUEST, ADAPTER_*
+   */
+  async publish(name: string, staging: Staging, source: string, promote = true): Promise<StoredVersion> {
+    try {
+      this.#checkFree(name)
+      staging.checkComplete()
+      const info = await this.#validate(staging.path)
+      const { rank, nTensors, warnings } = info
+      const version = await this.store.publish(name, staging, { base: this.#options.engine.info.hash, source, rank, nTensors, warnings, promote })
+      this.#validated.add(version.version)
+      if (promote) await this.#currentChanged(name)
+      return version
+    } finally {
+      await staging.dispose()
+    }
+  }
+
+  /** Publishes a PEFT folder. `isTrusted`: the operator named it; otherwise it must lie under an allowed root. */
+  async publishFolder(name: string, folder: string, isTrusted: boolean): Promise<StoredVersion> {
+    this.#checkFree(name)
+    const path = isTrusted ? folder : await this.#contained(folder)
+    const staging = await this.store.stage()
+    try {
+      await staging.copyFrom(path)
+    } catch (error) {
+      await staging.dispose()
+      throw error
+    }
+    return this.publish(name, staging, path)
+  }
+
+  async promote(name: string, version: string): Promise<StoredVersion> {
+    const promoted = await this.store.promote(checkAdapterName(name), checkVersionPrefix(version))
+    await this.#currentChanged(name)
+    return promoted
+  }
+
+  async rollback(name: string): Promise<StoredVersion> {
+    const version = await this.store.rollback(checkAdapterName(name))
+    await this.#currentChanged(name)
+    return version
+  }
+
+  /** vLLM's unload: unknown to requests from now on, kept on disk. Requests that run keep their version. */
+  async unserve(name: string): Promise<void> {
+    await this.store.setServed(checkAdapterName(name), false)
+    this.#unpin(name)
+    for (const { version } of this.store.versions(name)) this.#discard(version)
+  }
+
+  async remove(name: string): Promise<void> {
+    const versions = await this.store.remove(checkAdapterName(name))
+    this.#unpin(name)
+    for (const { version } of versions) this.#discard(version)
+  }
+
+  async removeVersion(name: string, version: string): Promise<void> {
+    const removed = await this.store.removeVersion(checkAdapterName(name), checkVersionPrefix(version))
+    this.#discard(removed.version)
+  }
+
+  status(name: string): AdapterStatus {
+    const record = this.store.record(checkAdapterName(name))
+    if (record === undefined) throw new EngineError('ADAPTER_NOT_FOUND', `There is no adapter '${name}'`)
+    const current = record.stack.at(-1) ?? null
+    const versions = this.store.versions(name).map((version) => this.#versionStatus(version, current))
+    return { name, served: record.served, pinned: this.#permanent.has(name), current, versions }
+  }
+
+  statuses(): AdapterStatus[] {
+    return this.store.names().map((name) => this.status(name))
+  }
+
+  /** Makes an adapter resident ahead of its first request. */
+  async warm(name: string): Promise<void> {
+    const lease = await this.resolve(name)
+    lease.release()
+  }
+
+  /** Keeps the current version of a name resident, whichever it becomes. @throws EngineError INVALID_REQUEST when no slot would be left */
+  async pin(name: string): Promise<void> {
+    if (!this.#permanent.has(name) && this.#permanent.size + 1 >= this.#options.engine.info.maxLoras) {
+      throw new EngineError('INVALID_REQUEST', `${this.#permanent.size + 1} pinned adapters leave none of ${this.#options.engine.info.maxLoras} slots to others`)
+    }
+    const version = this.store.find(checkAdapterName(name))
+    const lease = await this.#slots.acquire(version, { isPermanent: true })
+    this.#permanent.get(name)?.release()
+    this.#permanent.set(name, { version: version.version, release: () => lease.release() })
+  }
+
+  #unpin(name: string): void {
+    this.#permanent.get(name)?.release()
+    this.#permanent.delete(name)
+  }
+
+  /** A pinned name pins its new version and lets the old one go. */
+  async #currentChanged(name: string): Promise<void> {
+    const held = this.#permanent.get(name)
+    if (held === undefined || held.version === this.store.current(name)) return
+    held.release()
+    this.#permanent.delete(name)
+    await this.pin(name)
+  }
+
+  /** Before a slot is taken: the bytes are those that were published, and they fit this base. */
+  async #prepare(version: StoredVersion): Promise<boolean> {
+    const fromHost = await this.#host.admit(version)
+    if (version.base !== this.#options.engine.info.hash && !this.#validated.has(version.version)) {
+      await this.#validate(version.path)
+      this.#validated.add(version.version)
+    }
+    return fromHost
+  }
+
+  async #validate(path: string): Promise<AdapterInfo> {
+    return this.#options.engine.validateAdapter(path)
+  }
+
+  /** A version that no name has any more needs no memory. */
+  #discard(version: string): void {
+    const isNamed = this.store.names().some((name) => this.store.record(name)?.served && this.store.versions(name).some((other) => other.version === version))
+    if (isNamed) return
+    this.#slots.discard(version)
+    this.#host.forget(version)
+  }
+
+  #find(model: string, name: string, versionPrefix: string | undefined): StoredVersion {
+    try {
+      return this.store.find(name, versionPrefix)
+    } catch (error) {
+      if (error instanceof EngineError && error.code === 'ADAPTER_NOT_FOUND') throw this.#unknown(model)
+      throw error
+    }
+  }
+
+  #servedCurrent(name: string): StoredVersion | undefined {
+    const record = this.store.record(name)
+    const current = record?.stack.at(-1)
+    return record?.served === true ? this.store.versions(name).find(({ version }) => version === current) : undefined
+  }
+
+  #versionStatus(version: StoredVersion, current: string | null): VersionStatus {
+    const tier = this.#slots.isResident(version.version) ? 'device' : this.#host.has(version.version) ? 'host' : 'disk'
+    const usedAt = this.#slots.lastUsedAt(version.version)
+    return {
+      ...version, isCurrent: version.version === current, tier, pins: this.#slots.pinsOf(version.version),
+      lastUsedAt: usedAt === undefined ? null : new Date(usedAt).toISOString(),
+    }
+  }
+
+  #checkFree(name: string): void {
+    checkAdapterName(name)
+    if (this.#options.baseNames.includes(name)) throw new EngineError('ADAPTER_EXISTS', `'${name}' is the name of the base`, { param: 'name' })
+  }
+
+  #unknown(model: string): EngineError {
+    return new EngineError('UNKNOWN_MODEL', `The model ${JSON.stringify(model).slice(0, 120)} does not exist on this server`, { param: 'model' })
+  }
+
+  /** The real path of a folder under an allowed root, links followed. @throws EngineError ADAPTER_NOT_FOUND, INVALID_REQUEST */
+  async #contained(folder: string): Promise<string> {
+    for (const root of this.#options.allowedRoots) {
+      const path = resolve(root, folder)
+      if (!isInside(resolve(root), path) || folder.includes('\0')) continue
+      // A link may lead out of the root: the folder and both files have to be inside in truth, too.
+      const [realRoot, ...real] = await Promise.all([root, path, ...ADAPTER_FILES.map((file) => join(path, file))].map(realPathOf))
+      if (real[0] === undefined) throw new EngineError('ADAPTER_NOT_FOUND', 'There is no adapter folder at this path', { param: 'lora_path' })
+      if (realRoot !== undefined && real.every((part) => part === undefined || isInside(realRoot, part))) return real[0]
+    }
+    throw new EngineError('INVALID_REQUEST', 'Adapters are loaded only from folders under --adapter-root; any other can be sent to POST /admin/adapters',
+      { param: 'lora_path' })
+  }
+}
+
+function realPathOf(path: string): Promise<string | undefined> {
+  return realpath(path).catch(() => undefined)
+}
+
+function isInside(root: string, path: string): boolean {
+  return path === root || path.startsWith(root.endsWith(sep) ? root : root + sep)
+}
+
+function secondsOf(iso: string): number {
+  return Math.floor(Date.parse(iso) / 1000)
+}
