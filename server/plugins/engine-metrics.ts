@@ -1,0 +1,103 @@
+// What the engine counts, as Prometheus sees it. Its counters start again when its process does; ours never fall.
+
+import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
+import type { Engine, EngineStats } from '../../engine/api.js'
+import type { Backend } from '../backend.js'
+import { BUCKETS } from './metric-buckets.js'
+import type { ModelLabels } from './request-metrics.js'
+
+/** Counters of EngineStats and the names under which they are exposed. */
+const COUNTERS = {
+  prefixQueries: ['vllm:prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache.'],
+  prefixHits: ['vllm:prefix_cache_hits_total', 'Prompt tokens found in the prefix cache.'],
+  preemptions: ['vllm:num_preemptions_total', 'Sequences preempted.'],
+  promptTokens: ['vllm:prompt_tokens_total', 'Prompt tokens processed.'],
+  generationTokens: ['vllm:generation_tokens_total', 'Tokens generated.'],
+  nanRows: ['vllm:corrupted_requests_total', 'Sequences that met NaN in their logits.'],
+  steps: ['lorikeet_engine_steps_total', 'Steps of the engine.'],
+} as const satisfies Partial<Record<keyof EngineStats, readonly [name: string, help: string]>>
+
+type CounterKey = keyof typeof COUNTERS
+
+export class EngineMetrics {
+  readonly #backend: Backend
+  readonly #labels: () => ModelLabels
+  readonly #counters: Record<CounterKey, Counter>
+  readonly #last: Partial<Record<CounterKey, number>> = {}
+  readonly #gauges: ReturnType<typeof engineGauges>
+  readonly #iterationTokens: Histogram
+  #restarts = 0
+
+  constructor(registry: Registry, backend: Backend, labels: () => ModelLabels) {
+    this.#backend = backend
+    this.#labels = labels
+    const registers = [registry]
+    const labelNames = ['model_name', 'engine']
+    const counter = ([name, help]: readonly [string, string]) => new Counter({ name, help, labelNames, registers })
+    this.#counters = Object.fromEntries(Object.entries(COUNTERS).map(([key, row]) => [key, counter(row)])) as Record<CounterKey, Counter>
+    this.#iterationTokens = new Histogram({
+      name: 'vllm:iteration_tokens_total', help: 'Tokens of one step.', labelNames, buckets: [...BUCKETS.iteration], registers,
+    })
+    this.#gauges = engineGauges(registry)
+    backend.onStats((stats, engine) => this.#update(stats, engine))
+  }
+
+  #update(stats: EngineStats, engine: Engine): void {
+    const labels = this.#labels()
+    this.#updateCounters(stats, engine, labels)
+    for (const tokens of stats.stepTokens) this.#iterationTokens.observe(labels, tokens)
+    const { running, waiting, waitingByReason, kvUsage, memory, restarts, cacheConfig } = this.#gauges
+    running.set(labels, stats.running)
+    waiting.set(labels, stats.waiting)
+    waitingByReason.set({ ...labels, reason: 'capacity' }, stats.waitingByReason.capacity)
+    waitingByReason.set({ ...labels, reason: 'deferred' }, stats.waitingByReason.deferred)
+    kvUsage.set(labels, stats.kvUsage)
+    for (const [purpose, bytes] of Object.entries(stats.memory)) memory.set({ purpose }, bytes)
+    restarts.set(engine.restarts)
+    const { info } = engine
+    cacheConfig.set({ engine: labels.engine, block_size: String(info.kvBlockTokens), num_gpu_blocks: String(info.nGlobalBlocks) }, 1)
+    this.#updateLora(stats, info.maxLoras)
+  }
+
+  /** Adds what is new since the last look; after a restart everything is. */
+  #updateCounters(stats: EngineStats, engine: Engine, labels: ModelLabels): void {
+    const restarted = engine.restarts !== this.#restarts
+    this.#restarts = engine.restarts
+    for (const key of Object.keys(COUNTERS) as CounterKey[]) {
+      const last = restarted ? 0 : (this.#last[key] ?? 0)
+      const now = stats[key]
+      this.#counters[key].inc(labels, now >= last ? now - last : now)
+      this.#last[key] = now
+    }
+  }
+
+  /** One series with the names in its labels, its value the time: the Gateway API reads the one with the highest value. */
+  #updateLora(stats: EngineStats, maxLoras: number): void {
+    const directory = this.#backend.adapters()
+    const names = (slots: readonly number[]) => [...new Set(slots)].flatMap((slot) => directory.nameOfSlot(slot) ?? []).sort().join(',')
+    this.#gauges.lora.reset()
+    const labels = {
+      max_lora: String(maxLoras),
+      running_lora_adapters: names(stats.runningSlots),
+      waiting_lora_adapters: names(stats.waitingSlots),
+    }
+    this.#gauges.lora.set(labels, Date.now() / 1000)
+  }
+}
+
+function engineGauges(registry: Registry) {
+  const labels = ['model_name', 'engine']
+  const gauge = (name: string, help: string, labelNames: string[]) => new Gauge({ name, help, labelNames, registers: [registry] })
+  return {
+    running: gauge('vllm:num_requests_running', 'Sequences in the running batch.', labels),
+    waiting: gauge('vllm:num_requests_waiting', 'Sequences waiting.', labels),
+    waitingByReason: gauge('vllm:num_requests_waiting_by_reason', 'Sequences waiting, by reason.', [...labels, 'reason']),
+    kvUsage: gauge('vllm:kv_cache_usage_perc', 'Share of KV blocks in use, 0 to 1.', labels),
+    lora: gauge('vllm:lora_requests_info', 'Adapters of running and waiting requests; the value is the time.', [
+      'max_lora', 'running_lora_adapters', 'waiting_lora_adapters',
+    ]),
+    cacheConfig: gauge('vllm:cache_config_info', 'Shape of the KV cache.', ['engine', 'block_size', 'num_gpu_blocks']),
+    memory: gauge('lorikeet_engine_memory_bytes', 'Memory of the engine by purpose.', ['purpose']),
+    restarts: gauge('lorikeet_engine_restarts_total', 'Restarts of the engine process.', []),
+  }
+}
