@@ -65,11 +65,11 @@ function readOptions() {
 
 /** What has to be done: a step whose inputs, or whose output, are not those of its last success. */
 function plan({ test, cuda, force }) {
-  const stamps = force ? {} : readJson(stampPath) ?? {}
+  const stamps = force ? {} : readStamps()
   const todo = {
     install: !installed(),
     typescript: typescriptStep(test).every((step) => stamps[step.name] !== step.digest()) || !existsSync('dist/engine'),
-    native: existsSync('engine/native/CMakeLists.txt') && (stamps.native !== nativeDigest(cuda) || !existsSync('build/lorikeet.node')),
+    native: existsSync('engine/native/CMakeLists.txt') && (stamps.native !== nativeDigest(test, cuda) || !existsSync('build/lorikeet.node')),
     weights: test && !existsSync('build/models/gemma-3-270m-q4_k_m.gguf') && !existsSync('build/models/skipped')
   }
   return { ...todo, any: Object.values(todo).some(Boolean) }
@@ -107,7 +107,7 @@ async function buildTypescript({ test }) {
   const project = test ? 'tsconfig.json' : 'tsconfig.build.json'
   await runCommand('TypeScript', process.execPath, ['node_modules/typescript/bin/tsc', '-p', project])
   removeOrphans()
-  saveStamp(step.name, digest)
+  saveStamps({ [step.name]: digest })
 }
 
 /** tap ships with a TypeScript plugin that cannot load TypeScript 7; .taprc drops it, which takes one `tap build`. */
@@ -124,14 +124,20 @@ function removeOrphans() {
   }
 }
 
-function nativeDigest(cuda) {
-  return digestOf([...filesUnder('engine/native'), 'package-lock.json'], `cuda=${cuda}`)
+/** Once the C++ tests are built here they stay part of the build: changing to and fro would build twice. */
+function buildsNativeTests(test) {
+  return test || readStamps().nativeTests === true
 }
 
-async function buildNative({ cuda }) {
-  const digest = nativeDigest(cuda)
+function nativeDigest(test, cuda) {
+  return digestOf([...filesUnder('engine/native'), 'package-lock.json'], `cuda=${cuda} tests=${buildsNativeTests(test)}`)
+}
+
+async function buildNative({ test, cuda }) {
+  const digest = nativeDigest(test, cuda)
+  const withTests = buildsNativeTests(test)
   const generator = existsSync('build/native/CMakeCache.txt') || !onPath('ninja') ? [] : ['-G', 'Ninja']
-  const options = ['-DCMAKE_BUILD_TYPE=Release', `-DLORIKEET_CUDA=${cuda ? 'ON' : 'AUTO'}`]
+  const options = ['-DCMAKE_BUILD_TYPE=Release', `-DLORIKEET_CUDA=${cuda ? 'ON' : 'AUTO'}`, `-DLORIKEET_TESTS=${withTests ? 'ON' : 'OFF'}`]
   await runCommand('native: configure', 'cmake', ['-S', 'engine/native', '-B', 'build/native', ...generator, ...options])
   await runCommand('native: build', 'cmake', ['--build', 'build/native', '--parallel', String(availableParallelism())])
   const addon = filesUnder('build/native').find((path) => path.endsWith('/lorikeet.node'))
@@ -139,7 +145,7 @@ async function buildNative({ cuda }) {
   // A running server has the old file mapped: a new file takes its name, the old one is never written to.
   copyFileSync(addon, 'build/lorikeet.node.new')
   renameSync('build/lorikeet.node.new', 'build/lorikeet.node')
-  saveStamp('native', digest)
+  saveStamps({ native: digest, nativeTests: withTests })
 }
 
 function onPath(program) {
@@ -164,9 +170,13 @@ function digestOf(paths, extra = '') {
   return hash.digest('hex')
 }
 
-function saveStamp(name, digest) {
+function readStamps() {
+  return readJson(stampPath) ?? {}
+}
+
+function saveStamps(stamps) {
   mkdirSync(dirname(stampPath), { recursive: true })
-  writeFileSync(stampPath, JSON.stringify({ ...readJson(stampPath), [name]: digest }, null, 2))
+  writeFileSync(stampPath, JSON.stringify({ ...readStamps(), ...stamps }, null, 2))
 }
 
 function readJson(path) {
