@@ -45,6 +45,12 @@ void apply_generation_config(Gemma3Config& config, std::string_view text);
 // "gemma-3-270m", "gemma-3-1b", "gemma-3-4b", "gemma-3-12b", "gemma-3-27b". Throws MODEL_NOT_FOUND.
 Gemma3Config config_by_name(std::string_view name);
 
+// Building blocks for the makers of a config: every `pattern`th layer is global; ids that end a turn (Gemma's own {1, 106} always
+// among them); the published name of a shape, "" if none.
+void set_sliding_pattern(Gemma3Config& config, int pattern);
+void set_eos_ids(Gemma3Config& config, const std::vector<int>& ids);
+std::string known_name(const Gemma3Config& config);
+
 // Every range and relation that the engine relies on. Throws MODEL_INVALID. All makers of a config end with it.
 void check_config(const Gemma3Config& config);
 
