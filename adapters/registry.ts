@@ -7,7 +7,7 @@ import { EngineError } from '../engine/errors.js'
 import { HostTier, type HostTierStats } from './host-tier.js'
 import { ADAPTER_FILES } from './manifest.js'
 import { checkAdapterName, checkVersionPrefix, parseModel } from './names.js'
-import { AdapterSlots, type AcquireOptions, type SlotsStats } from './slots.js'
+import { AdapterSlots, type AcquireOptions, type MissPolicy, type SlotsStats } from './slots.js'
 import { AdapterStore, type StoredVersion } from './store.js'
 import type { Staging } from './staging.js'
 
@@ -27,7 +27,14 @@ export interface RegistryOptions {
   readonly drainAfterMs?: number
   /** Folders that load requests may read. */
   readonly allowedRoots: readonly string[]
-  readonly onLoad?: (seconds: number, from: 'host' | 'disk') => void
+  /** What a request does that finds its adapter not resident, unless it says otherwise. Default: wait. */
+  readonly missPolicy?: MissPolicy
+}
+
+/** One load into a slot, for a histogram. */
+export interface LoadSample {
+  readonly seconds: number
+  readonly from: 'host' | 'disk'
 }
 
 /** One name that `model` may take. */
@@ -64,6 +71,7 @@ export interface AdapterStatus {
 
 const BASE_LEASE: ModelLease = { adapter: null, version: null, renew: async () => null, release: () => {} }
 const DRAIN_AFTER_MS = 1_000
+const MAX_LOAD_SAMPLES = 1_024
 
 export class AdapterRegistry {
   readonly store: AdapterStore
@@ -72,15 +80,18 @@ export class AdapterRegistry {
   readonly #slots: AdapterSlots
   readonly #validated = new Set<string>()             // versions checked against this base
   readonly #permanent = new Map<string, { version: string; release(): void }>()
+  #loadSamples: LoadSample[] = []
   readonly #createdS = Math.floor(Date.now() / 1000)
 
   constructor(options: RegistryOptions) {
-    const { engine, store, hostBytes, waitMs, drainAfterMs = DRAIN_AFTER_MS, onLoad } = options
+    const { engine, store, hostBytes, waitMs, drainAfterMs = DRAIN_AFTER_MS } = options
     this.#options = options
     this.store = store
     this.#host = new HostTier({ maxBytes: hostBytes, verify: (version) => store.verify(version) })
     this.#slots = new AdapterSlots({
-      engine, nSlots: engine.info.maxLoras, waitMs, drainAfterMs, prepare: (version) => this.#prepare(version), ...(onLoad && { onLoad }),
+      engine, nSlots: engine.info.maxLoras, waitMs, drainAfterMs,
+      prepare: (version) => this.#prepare(version),
+      onLoad: (seconds, from) => { if (this.#loadSamples.length < MAX_LOAD_SAMPLES) this.#loadSamples.push({ seconds, from }) },
     })
   }
 
@@ -104,7 +115,8 @@ export class AdapterRegistry {
     if (reference?.kind === 'base') return BASE_LEASE
     if (reference === null || this.store.record(reference.name)?.served !== true) throw this.#unknown(model)
     const version = this.#find(model, reference.name, reference.versionPrefix)
-    const lease = await this.#slots.acquire(version, { ...options, ...(signal && { signal }) })
+    const { missPolicy: policy = 'wait' } = this.#options
+    const lease = await this.#slots.acquire(version, { policy, ...options, ...(signal && { signal }) })
     return {
       get adapter() { return lease.handle },
       version: version.version,
@@ -126,6 +138,13 @@ export class AdapterRegistry {
   stats(): SlotsStats & { readonly host: HostTierStats; readonly stored: number } {
     this.#slots.followEngine()
     return { ...this.#slots.stats(), host: this.#host.stats(), stored: this.store.names().length }
+  }
+
+  /** Loads since the last call. */
+  takeLoadSamples(): LoadSample[] {
+    const samples = this.#loadSamples
+    this.#loadSamples = []
+    return samples
   }
 
   /**
@@ -205,7 +224,7 @@ export class AdapterRegistry {
 
   /** Makes an adapter resident ahead of its first request. */
   async warm(name: string): Promise<void> {
-    const lease = await this.resolve(name)
+    const lease = await this.resolve(name, undefined, { policy: 'wait' })
     lease.release()
   }
 

@@ -17,10 +17,12 @@ import { registerAccessLog } from './plugins/access-log.js'
 import { Metrics } from './plugins/metrics.js'
 import { registerOriginGuard } from './plugins/origin-guard.js'
 import { Quarantine } from './resume.js'
+import { registerAdapters } from './routes/adapters.js'
 import { registerChat } from './routes/chat.js'
 import { registerCompletions } from './routes/completions.js'
 import { registerDocs } from './routes/docs.js'
 import { registerHealth } from './routes/health.js'
+import { registerLora } from './routes/lora.js'
 import { registerMetrics } from './routes/metrics.js'
 import { registerModels } from './routes/models.js'
 import { registerWebSocket, SocketRegistry } from './routes/websocket.js'
@@ -61,6 +63,8 @@ export async function buildApp({ config, backend, keys }: AppOptions): Promise<A
   registerModels(server, context)
   registerChat(server, context)
   registerCompletions(server, context)
+  registerLora(server, context)
+  await registerAdapters(server, context)
 
   return { server, context }
 }

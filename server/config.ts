@@ -37,6 +37,11 @@ export const SETTINGS = {
   adapter: list('NAME=PATH', 'Adapter to serve from the start. Repeatable.', parseAdapter),
   adapterRoot: list('DIR', 'Directory that load_lora_adapter may read. Repeatable.', (dir) => dir),
 
+  adapterPin: list('NAME', 'Adapter that stays resident, loaded at the start. Repeatable.', (name) => name),
+  adapterMiss: choice('wait', ['wait', 'error'], 'A request for an adapter that is not resident: wait for it, or 404.'),
+  adapterWait: duration(10_000, 1, 'Longest wait for an adapter slot; then 429.'),
+  adapterHostBytes: bytes(2 ** 30, 0, 'Adapters kept verified in host memory.'),
+
   apiKeys: text('', 'FILE', 'Key file made by "lorikeet keys create".'),
   allowedHost: list('HOST', 'Further names that the Host header may hold on loopback. Repeatable.', (host) => host.toLowerCase()),
   corsOrigin: list('ORIGIN', 'Web origin that may call the API from a browser. Repeatable.', parseOrigin),

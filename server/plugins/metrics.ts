@@ -2,6 +2,7 @@
 
 import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client'
 import type { Backend } from '../backend.js'
+import { AdapterMetrics } from './adapter-metrics.js'
 import { EngineMetrics } from './engine-metrics.js'
 import { RequestMetrics, type ModelLabels } from './request-metrics.js'
 
@@ -19,6 +20,7 @@ export class Metrics {
     this.slowReaders = new Counter({ name: 'lorikeet_slow_readers_cut_total', help: 'Streams cut because the client did not read.', registers })
     this.webSockets = new Gauge({ name: 'lorikeet_websocket_connections', help: 'Open WebSockets.', registers })
     new EngineMetrics(this.registry, backend, labels)
+    new AdapterMetrics(this.registry, backend)
     collectDefaultMetrics({ register: this.registry, prefix: 'lorikeet_' })
   }
 }
