@@ -35,13 +35,13 @@ t.test('fifty requests that miss at once load once', async (t) => {
 
 t.test('the least recently used version gives way, and a pinned one never does', async (t) => {
   const engine = new FakeEngine(2)
-  const registry = await withAdapters(temporaryFolder(t), engine, ['a', 'b', 'c'], { waitMs: 50, drainAfterMs: 10_000 })
+  const registry = await withAdapters(temporaryFolder(t), engine, ['a', 'b', 'c'], { drainAfterMs: 10_000 })
   const a = await registry.resolve('a')
   ;(await registry.resolve('b')).release()
   ;(await registry.resolve('c')).release()
   t.same([...engine.slots.values()].map(({ content }) => content).sort(), ['a', 'c'])
   const c = await registry.resolve('c')
-  await t.rejects(registry.resolve('b'), { code: 'ADAPTER_SLOTS_BUSY', retryAfterMs: 1000 })
+  await t.rejects(registry.resolve('b', undefined, { waitMs: 50 }), { code: 'ADAPTER_SLOTS_BUSY', retryAfterMs: 1000 })
   a.release()
   const b = await registry.resolve('b')
   t.equal(await engine.generate(b.adapter!, 0), 'b')
@@ -87,7 +87,7 @@ t.test('one adapter under steady load cannot keep another from the only slot', a
   lease.release()
   isOver = true
   await Promise.all(clients)
-  t.ok(waitedMs < 500, `${waitedMs} ms`)
+  t.ok(waitedMs < 1_500, `${waitedMs} ms`)
   t.same(engine.faults, [])
 })
 
@@ -203,12 +203,12 @@ t.test('an engine that restarts during a load leaves nobody waiting and no slot 
 t.test('a pinned adapter stays resident through any traffic and follows its name', async (t) => {
   const root = temporaryFolder(t)
   const engine = new FakeEngine(2)
-  const registry = await withAdapters(root, engine, ['kept', 'a', 'b', 'c'], { drainAfterMs: 5, waitMs: 200 })
+  const registry = await withAdapters(root, engine, ['kept', 'a', 'b', 'c'], { drainAfterMs: 5 })
   await registry.pin('kept')
   await t.rejects(registry.pin('a'), { code: 'INVALID_REQUEST' }, 'one slot is left for the others')
   for (const name of ['a', 'b', 'c']) await registry.warm(name)
   const held = await registry.resolve('a')
-  await t.rejects(registry.resolve('b'), { code: 'ADAPTER_SLOTS_BUSY' })
+  await t.rejects(registry.resolve('b', undefined, { waitMs: 50 }), { code: 'ADAPTER_SLOTS_BUSY' })
   held.release()
   t.equal(registry.status('kept').versions[0]?.tier, 'device')
   await registry.publishFolder('kept', await peftFolder(root, 'newer'), true)
