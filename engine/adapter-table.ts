@@ -7,6 +7,7 @@ import { type NativeModel, toEngineError } from './native.js'
 interface Resident {
   readonly version: string
   state: 'loading' | 'ready' | 'leaving'
+  info: AdapterInfo | undefined
   pins: number
   onUnpinned: () => void
 }
@@ -21,17 +22,20 @@ export class AdapterTable {
     this.#maxLoras = maxLoras
   }
 
-  /** @throws EngineError ADAPTER_EXISTS for a slot in use, ADAPTER_* from validation */
+  /** Loading what the slot holds already is no error: after a restart both sides may do it. @throws EngineError ADAPTER_EXISTS for a slot in use, ADAPTER_* */
   async load({ slot, version, path }: LoadAdapterRequest): Promise<AdapterInfo> {
     if (!Number.isInteger(slot) || slot < 0 || slot >= this.#maxLoras) {
       throw new EngineError('INVALID_REQUEST', `slot: expected an integer in [0, ${this.#maxLoras}), got ${slot}`, { param: 'slot' })
     }
-    if (this.#residents.has(slot)) throw new EngineError('ADAPTER_EXISTS', `adapter slot ${slot} is in use`)
-    const resident: Resident = { version, state: 'loading', pins: 0, onUnpinned: () => {} }
+    const present = this.#residents.get(slot)
+    if (present?.state === 'ready' && present.version === version && present.info !== undefined) return present.info
+    if (present !== undefined) throw new EngineError('ADAPTER_EXISTS', `adapter slot ${slot} is in use`)
+    const resident: Resident = { version, state: 'loading', info: undefined, pins: 0, onUnpinned: () => {} }
     this.#residents.set(slot, resident)
     try {
       const info = await this.#model.loadAdapter(slot, path)
       resident.state = 'ready'
+      resident.info = info
       return info
     } catch (error) {
       this.#residents.delete(slot)

@@ -196,7 +196,7 @@ export interface Engine {
   /** Token ids of a prompt exactly as `generate` would use them. */
   tokenize(prompt: Prompt): Promise<number[]>
   detokenize(tokenIds: readonly number[]): Promise<string>
-  /** Validates and puts an adapter into a device slot. The slot must be free. @throws EngineError ADAPTER_* */
+  /** Validates and puts an adapter into a device slot, which must be free or hold this version already. @throws EngineError ADAPTER_* */
   loadAdapter(request: LoadAdapterRequest): Promise<AdapterInfo>
   /** Frees a slot after its last request; new requests for it are refused at once. */
   unloadAdapter(slot: number): Promise<void>
