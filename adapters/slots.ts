@@ -55,7 +55,7 @@ export interface SlotsStats {
   readonly busy: number                   // acquires that gave up waiting
 }
 
-/** preparing -> queued -> loading -> resident -> leaving; back to queued when the engine restarts. */
+/** preparing -> queued -> loading -> resident -> leaving; back to loading when the engine restarts. */
 type EntryState = 'preparing' | 'queued' | 'loading' | 'resident' | 'leaving'
 
 interface Entry {
@@ -79,7 +79,7 @@ export class AdapterSlots {
   readonly #entries = new Map<string, Entry>()         // what a new request for a version joins
   readonly #placed = new Set<Entry>()                  // everything that owns a slot
   readonly #recent: LRUCache<string, Entry>            // resident, by last use
-  readonly #free: number[]
+  #free: number[]
   #queue: Entry[] = []
   #evicting = 0
   #epoch: number
@@ -89,7 +89,7 @@ export class AdapterSlots {
   constructor(options: SlotsOptions) {
     this.#options = options
     this.#recent = new LRUCache({ max: Math.max(1, options.nSlots) })
-    this.#free = Array.from({ length: options.nSlots }, (_, i) => options.nSlots - 1 - i)
+    this.#free = slotsDownFrom(options.nSlots)
     this.#epoch = options.engine.restarts
   }
 
@@ -165,25 +165,26 @@ export class AdapterSlots {
     }
   }
 
-  /** Notices that the engine was started anew, empty: everything resident is loaded again, what requests hold first. */
+  /**
+   * Notices that the engine was started anew: everything resident is loaded again into its slot, where the engine has not done so
+   * itself. Requests that hold a version find it there by renew().
+   */
   followEngine(): void {
     if (this.#options.engine.restarts === this.#epoch) return
     this.#epoch = this.#options.engine.restarts
-    const lost = [...this.#placed].sort((a, b) => b.pins - a.pins)
+    const lost = [...this.#placed]
     this.#placed.clear()
     this.#recent.clear()
     this.#evicting = 0
-    this.#free.splice(0, Infinity, ...Array.from({ length: this.#options.nSlots }, (_, i) => this.#options.nSlots - 1 - i))
     const isWanted = (entry: Entry) => entry.pins > 0 || entry.state === 'resident'
     for (const entry of lost) if (!isWanted(entry)) this.#fail(entry, abandoned())
     const again = lost.filter(isWanted)
+    const taken = new Set(again.map(({ slot }) => slot))
+    this.#free = slotsDownFrom(this.#options.nSlots).filter((slot) => !taken.has(slot))
     for (const entry of again) {
       if (entry.state !== 'loading') entry.gate = new Gate()
-      entry.state = 'queued'
-      entry.slot = -1
-      entry.queuedAt = performance.now()
+      void this.#load(entry, entry.slot)
     }
-    this.#queue = [...again, ...this.#queue]
     this.#pump()
   }
 
@@ -238,7 +239,7 @@ export class AdapterSlots {
       return
     }
     this.followEngine()
-    if (epoch !== this.#epoch) return                  // that engine is gone; followEngine has queued the entry again
+    if (epoch !== this.#epoch) return                  // that engine is gone; followEngine loads the entry again
     this.#counts.loads += 1
     this.#options.onLoad?.((performance.now() - startedAt) / 1000, entry.fromHost ? 'host' : 'disk')
     this.#loaded(entry)
@@ -381,6 +382,10 @@ export class AdapterSlots {
       await new Promise((resolve) => setTimeout(resolve, ENGINE_POLL_MS))
     }
   }
+}
+
+function slotsDownFrom(nSlots: number): number[] {
+  return Array.from({ length: nSlots }, (_, i) => nSlots - 1 - i)
 }
 
 function handleOf(entry: Entry): AdapterHandle {

@@ -107,7 +107,7 @@ t.test(`${N_ADAPTERS} adapters, ${N_SLOTS} slots, ${N_REQUESTS} requests under c
   const restarts = async (): Promise<void> => {
     for (let i = 1; i <= N_RESTARTS && left > 0; i++) {
       while (left > N_REQUESTS * (1 - i / (N_RESTARTS + 1))) await sleep(1)
-      engine.restart()
+      engine.restart(i % 2 === 0)
     }
   }
   await Promise.all([changes(), restarts(), ...Array.from({ length: N_CLIENTS }, client)])

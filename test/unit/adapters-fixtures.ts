@@ -35,6 +35,7 @@ export class FakeEngine {
   loads = 0
   readonly slots = new Map<number, { version: string; content: string; running: number }>()
   readonly faults: string[] = []
+  readonly #unloading = new Set<number>()
   refuse: (content: string) => string | undefined = () => undefined
 
   constructor(maxLoras = 8) {
@@ -51,7 +52,9 @@ export class FakeEngine {
   async loadAdapter({ slot, version, path }: LoadAdapterRequest): Promise<AdapterInfo> {
     const { restarts } = this
     if (this.state !== 'ready') throw new EngineError('ENGINE_UNAVAILABLE', 'restarting')
-    if (this.slots.has(slot)) this.faults.push(`slot ${slot} loaded while taken`)
+    const present = this.slots.get(slot)
+    if (present?.version === version && present.content !== '(loading)') return { rank: 8, bytes: present.content.length, nTensors: 1, warnings: [] }
+    if (present !== undefined) this.faults.push(`slot ${slot} loaded while taken`)
     if (slot < 0 || slot >= this.info.maxLoras) this.faults.push(`no slot ${slot}`)
     this.slots.set(slot, { version, content: '(loading)', running: 0 })
     if (this.loadMs > 0) await sleep(this.loadMs)
@@ -71,8 +74,10 @@ export class FakeEngine {
     const loaded = this.slots.get(slot)
     if (loaded === undefined) this.faults.push(`slot ${slot} unloaded while free`)
     if (loaded !== undefined && loaded.running > 0) this.faults.push(`slot ${slot} unloaded under ${loaded.running} requests`)
+    this.#unloading.add(slot)
     await sleep(0)
     if (restarts !== this.restarts) throw new EngineError('ENGINE_RESTARTED', 'restarted')
+    this.#unloading.delete(slot)
     this.slots.delete(slot)
   }
 
@@ -89,9 +94,14 @@ export class FakeEngine {
     return after?.content === loaded.content ? loaded.content : `${loaded.content} then ${after?.content}`
   }
 
-  restart(): void {
+  /** A new process: what was loaded is loaded again (or not), what was being loaded or unloaded is gone. */
+  restart(isReplayed = true): void {
     this.restarts += 1
-    this.slots.clear()
+    for (const [slot, { content, version }] of this.slots) {
+      if (isReplayed && content !== '(loading)' && !this.#unloading.has(slot)) this.slots.set(slot, { version, content, running: 0 })
+      else this.slots.delete(slot)
+    }
+    this.#unloading.clear()
   }
 }
 

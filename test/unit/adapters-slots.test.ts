@@ -170,19 +170,21 @@ t.test('policy "error" answers at once when the adapter is not resident', async 
   ;(await registry.resolve('sql', undefined, { policy: 'error' })).release()
 })
 
-t.test('after an engine restart what requests hold and what was resident is loaded again', async (t) => {
-  const engine = new FakeEngine(2)
-  const registry = await withAdapters(temporaryFolder(t), engine, ['a', 'b'])
-  const a = await registry.resolve('a')
-  await registry.warm('b')
-  engine.restart()
-  const handle = await a.renew()
-  t.equal(await engine.generate(handle!, 0), 'a')
-  t.equal(await engine.generate((await registry.resolve('b')).adapter!, 0), 'b')
-  a.release()
-  t.equal(engine.slots.size, 2)
-  t.same(engine.faults, [])
-})
+for (const isReplayed of [true, false]) {
+  t.test(`after a restart ${isReplayed ? 'with' : 'without'} replay by the engine, everything resident is there again`, async (t) => {
+    const engine = new FakeEngine(2)
+    const registry = await withAdapters(temporaryFolder(t), engine, ['a', 'b'])
+    const a = await registry.resolve('a')
+    await registry.warm('b')
+    engine.restart(isReplayed)
+    const handle = await a.renew()
+    t.equal(await engine.generate(handle!, 0), 'a')
+    t.equal(await engine.generate((await registry.resolve('b')).adapter!, 0), 'b')
+    a.release()
+    t.equal(engine.slots.size, 2)
+    t.same(engine.faults, [])
+  })
+}
 
 t.test('an engine that restarts during a load leaves nobody waiting and no slot lost', async (t) => {
   const engine = new FakeEngine(1)
