@@ -110,6 +110,11 @@ function modelNames({ servedModelName, model }: Values): readonly string[] {
   return [model === '' ? 'lorikeet' : basename(model).replace(/\.gguf$/i, '')]
 }
 
+/** The key that a command sends to a server: its flag, else LORIKEET_API_KEY. */
+export function clientApiKey(flagValue: string | undefined, env: NodeJS.ProcessEnv = process.env): string | undefined {
+  return flagValue ?? env['LORIKEET_API_KEY']
+}
+
 export function isLoopback(host: string): boolean {
   return host === 'localhost' || host === '::1' || /^127\.\d+\.\d+\.\d+$/.test(host)
 }
