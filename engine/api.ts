@@ -233,4 +233,6 @@ export interface EngineOptions {
   readonly maxLoras: number
   readonly maxLoraRank: number
   readonly prefixCache: boolean
+  /** Hub cache in which a model id ("org/name") is looked up; absent = ~/.cache/huggingface/hub. */
+  readonly hfCacheDir?: string
 }

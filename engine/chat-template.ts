@@ -58,6 +58,7 @@ export function jinjaTemplate(source: string, controlSpellings: readonly string[
   const template = new Template(source)
   const controls = new RegExp(controlSpellings.map(escapeRegExp).sort((a, b) => b.length - a.length).join('|') || '(?!)', 'g')
   return (messages, addGenerationPrompt) => {
+    if (messages.length === 0) throw refused('no messages')
     const contents = messages.map(({ content }) => content)
     const marked = messages.map((message, i) => ({ ...message, role: message.role === 'developer' ? 'system' : message.role, content: ` \u{f0000}${i}\u{f0001} ` }))
     const rendered = render(template, marked, addGenerationPrompt)
