@@ -27,6 +27,8 @@ export interface EngineParts {
   readonly maxBatchTokens: number
   readonly maxQueue: number
   readonly prefixCache: boolean
+  /** Milliseconds a step of maxBatchTokens takes, as far as is known: what a watchdog must allow for. */
+  readonly fullStepMs: number
 }
 
 interface StepInFlight {
@@ -43,6 +45,7 @@ const MAX_FAILED_STEPS = 3
 export class LocalEngine implements Engine {
   readonly info: ModelInfo
   readonly restarts = 0
+  readonly fullStepMs: number
   state: EngineState = 'ready'
   readonly #parts: EngineParts
   readonly #scheduler: Scheduler
@@ -65,6 +68,7 @@ export class LocalEngine implements Engine {
   constructor(parts: EngineParts) {
     this.#parts = parts
     this.info = parts.info
+    this.fullStepMs = parts.fullStepMs
     const { model } = parts
     this.#scheduler = new Scheduler({
       kv: new KvBlocks({
@@ -146,6 +150,11 @@ export class LocalEngine implements Engine {
       memory: this.#parts.model.memory(),
       lastStepAtMs: performance.now() - this.#lastStepAt,
     }
+  }
+
+  /** Steps finished so far, and whether any sequence could go on: together they show whether the loop makes progress. */
+  get pulse(): { readonly steps: number; readonly isBusy: boolean } {
+    return { steps: this.#steps, isBusy: this.#scheduler.running.some((sequence) => !sequence.paused) }
   }
 
   async drain(timeoutMs: number): Promise<void> {

@@ -11,6 +11,10 @@ export interface EventQueueOwner {
   onStart(): void
   onFull(): void
   onDrained(): void
+  /** One event has reached the reader. */
+  onDelivered?(): void
+  /** No further event will be pushed. */
+  onEnd?(): void
   /** The reader left before the end. */
   onLeave(): void
 }
@@ -42,6 +46,7 @@ export class EventQueue implements AsyncIterableIterator<GenerateEvent> {
 
   /** No more events; those pushed before are still delivered. */
   end(): void {
+    if (!this.#ended) this.#owner.onEnd?.()
     this.#ended = true
     this.#wake?.()
   }
@@ -85,6 +90,7 @@ export class EventQueue implements AsyncIterableIterator<GenerateEvent> {
 
   #delivered(event: GenerateEvent): GenerateEvent {
     this.#nTokens -= weight(event)
+    this.#owner.onDelivered?.()
     if (this.#isFull && this.#nTokens <= LOW_WATER_TOKENS) {
       this.#isFull = false
       this.#owner.onDrained()

@@ -18,7 +18,7 @@ export function fakeEngine(options: FakeEngineOptions = {}, model = new FakeMode
   const engine = new LocalEngine({
     model, info, encoder: fakeEncoder, table: fakeTable,
     maxNumSeqs: options.maxNumSeqs ?? 8, maxBatchTokens: options.maxBatchTokens ?? 32,
-    maxQueue: options.maxQueue ?? 64, prefixCache: options.prefixCache ?? true,
+    maxQueue: options.maxQueue ?? 64, prefixCache: options.prefixCache ?? true, fullStepMs: 1,
   })
   return { engine, model }
 }

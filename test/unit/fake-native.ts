@@ -32,6 +32,10 @@ interface DeviceSequence {
 
 /** A prompt that holds this id gives NaN logits. */
 export const NAN_TOKEN = 3
+/** A prompt that holds this id blocks the event loop for ever. */
+export const SPIN_TOKEN = 4
+/** A prompt that holds this id makes the device hang. */
+export const HANG_TOKEN = 8
 
 export class FakeModel implements NativeModel {
   readonly info: NativeModelInfo
@@ -66,6 +70,8 @@ export class FakeModel implements NativeModel {
 
   step(plan: NativeStepPlan): Promise<NativeStepResult> {
     const copy = structuredClone(plan)
+    if (copy.tokenIds.includes(SPIN_TOKEN)) for (;;);
+    if (copy.tokenIds.includes(HANG_TOKEN)) this.hang = new Promise(() => {})
     if (this.keepPlans) this.plans.push(copy)
     return this.#queue(() => this.#step(copy))
   }
@@ -272,8 +278,8 @@ function sampleFrom(state: number, sampling: NativeSampling, outputIds: readonly
   let hash = state
   if (sampling.temperature > 0) hash = mix(mix(hash, Number(sampling.seed & 0x7fffffffn)), outputIds.length)
   if (sampling.presencePenalty !== 0) for (const id of outputIds) hash = mix(hash, id)
-  // NAN_TOKEN is for tests to place, not to be drawn.
-  const banned = new Set([NAN_TOKEN, ...(outputIds.length < sampling.minTokens ? sampling.suppressedIds : [])])
+  // Tokens that do harm are for tests to place, not to be drawn.
+  const banned = new Set([NAN_TOKEN, SPIN_TOKEN, HANG_TOKEN, ...(outputIds.length < sampling.minTokens ? sampling.suppressedIds : [])])
   for (let i = 0; ; i++) {
     const tokenId = mix(hash, i) % vocabSize
     if (!banned.has(tokenId)) return tokenId

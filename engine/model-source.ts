@@ -1,0 +1,115 @@
+// What --model names: where its weights are, which tokenizer and generation defaults come with them.
+
+import { existsSync, readFileSync, readdirSync, statSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { EngineOptions, SamplingParams } from './api.js'
+import { EngineError } from './errors.js'
+import { openGgufTokenizer } from './gguf-tokenizer.js'
+import { loadHfTokenizer } from './hf-tokenizer.js'
+import type { Tokenizer } from './tokenizer.js'
+
+export interface ModelSource {
+  /** What native code opens: a directory, a .gguf file or "random:SHAPE". */
+  readonly path: string
+  /** Null where the model has none: prompts only as token ids. */
+  loadTokenizer(): Promise<Tokenizer | null>
+  readonly defaultSampling: SamplingParams
+  readonly eosTokenIds: readonly number[]
+}
+
+/** Ids that end a turn in every Gemma 3 vocabulary: <eos> and <end_of_turn>. */
+export const GEMMA_STOP_IDS: readonly number[] = [1, 106]
+/** Entries of the published vocabularies; smaller ones are not Gemma's. */
+export const GEMMA_VOCAB_SIZE = 262_144
+/** generation_config.json of the published instruction-tuned checkpoints. */
+export const GEMMA_SAMPLING: SamplingParams = { temperature: 1, topK: 64, topP: 0.95 }
+
+/** @throws EngineError MODEL_NOT_FOUND saying where it was looked for, FILE_INVALID */
+export function resolveModel({ model, hfCacheDir }: Pick<EngineOptions, 'model' | 'hfCacheDir'>): ModelSource {
+  if (model === '') return embeddedModel()
+  if (model.startsWith('random:')) return { path: model, loadTokenizer: async () => null, defaultSampling: {}, eosTokenIds: [] }
+  if (existsSync(model)) return statSync(model).isDirectory() ? directory(model) : file(model)
+  const cached = cachedSnapshot(model, hfCacheDir ?? join(homedir(), '.cache', 'huggingface', 'hub'))
+  if (cached !== undefined) return directory(cached)
+  throw new EngineError('MODEL_NOT_FOUND', `no model at "${model}": expected a directory with config.json, a .gguf file, or the id of a model in the `
+    + 'Hugging Face cache (fetch it with "lorikeet pull")', { param: 'model' })
+}
+
+function embeddedModel(): ModelSource {
+  const path = findUp('engine/embedded')
+  const gguf = path === undefined ? undefined : readdirSync(path).find((name) => name.endsWith('.gguf'))
+  if (path !== undefined && existsSync(join(path, 'config.json'))) return directory(path)
+  if (path !== undefined && gguf !== undefined) return file(join(path, gguf))
+  throw new EngineError('MODEL_NOT_FOUND', 'this installation has no embedded model: name one with --model', { param: 'model' })
+}
+
+function file(path: string): ModelSource {
+  return { path, loadTokenizer: async () => openGgufTokenizer(path), defaultSampling: {}, eosTokenIds: [] }
+}
+
+function directory(path: string): ModelSource {
+  const names = readdirSync(path)
+  const gguf = names.filter((name) => name.endsWith('.gguf'))
+  if (!names.includes('config.json') && gguf.length === 1) return file(join(path, gguf[0]!))
+  if (!names.includes('config.json')) {
+    throw new EngineError('MODEL_NOT_FOUND', `"${path}" has no config.json and ${gguf.length === 0 ? 'no' : 'several'} .gguf files`, { param: 'model' })
+  }
+  const generation = readJson(join(path, 'generation_config.json')) ?? {}
+  const tokenizer = join(path, 'tokenizer.json')
+  return {
+    path,
+    loadTokenizer: async () => (existsSync(tokenizer) ? loadHfTokenizer(tokenizer, readChatTemplate(path)) : null),
+    defaultSampling: samplingOf(generation),
+    eosTokenIds: [generation['eos_token_id'] ?? []].flat().filter((id): id is number => Number.isInteger(id)),
+  }
+}
+
+/** Layout of the hub cache: models--ORG--NAME/refs/main names a directory under snapshots/. */
+function cachedSnapshot(id: string, cacheDir: string): string | undefined {
+  if (!/^[\w.-]+\/[\w.-]+$/.test(id) || id.includes('..')) return undefined
+  const root = join(cacheDir, `models--${id.replace('/', '--')}`)
+  const ref = join(root, 'refs', 'main')
+  const snapshots = join(root, 'snapshots')
+  const revision = existsSync(ref) ? readFileSync(ref, 'utf8').trim() : existsSync(snapshots) ? readdirSync(snapshots)[0] : undefined
+  if (revision === undefined || !/^[\w.-]+$/.test(revision)) return undefined
+  return existsSync(join(snapshots, revision)) ? join(snapshots, revision) : undefined
+}
+
+function samplingOf(generation: Readonly<Record<string, unknown>>): SamplingParams {
+  const number = (name: string) => (typeof generation[name] === 'number' ? generation[name] : undefined)
+  const fields = {
+    temperature: number('temperature'), topK: number('top_k'), topP: number('top_p'), minP: number('min_p'),
+    repetitionPenalty: number('repetition_penalty'),
+  }
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))
+}
+
+/** chat_template.jinja, else the string in tokenizer_config.json. */
+function readChatTemplate(directory: string): string | null {
+  const own = join(directory, 'chat_template.jinja')
+  if (existsSync(own)) return readFileSync(own, 'utf8')
+  const template = readJson(join(directory, 'tokenizer_config.json'))?.['chat_template']
+  return typeof template === 'string' ? template : null
+}
+
+function readJson(path: string): Record<string, unknown> | undefined {
+  if (!existsSync(path)) return undefined
+  try {
+    const value: unknown = JSON.parse(readFileSync(path, 'utf8'))
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return value as Record<string, unknown>
+  } catch (cause) {
+    throw new EngineError('FILE_INVALID', `${path}: ${(cause as Error).message}`, { cause })
+  }
+  throw new EngineError('FILE_INVALID', `${path}: expected a JSON object`)
+}
+
+/** `relative` in the nearest directory above this module: dist/engine and engine/ both lie under the root. */
+function findUp(relative: string): string | undefined {
+  for (let url = new URL('./', import.meta.url); ; url = new URL('../', url)) {
+    const path = fileURLToPath(new URL(relative, url))
+    if (existsSync(path)) return path
+    if (url.pathname === '/') return undefined
+  }
+}

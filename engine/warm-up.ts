@@ -1,0 +1,28 @@
+// One step on a fresh device before it serves: touches every weight, and tells how long a full step takes here.
+
+import { KvBlocks } from './kv-blocks.js'
+import type { NativeModel } from './native.js'
+import { resolveSampling } from './sampling.js'
+import { Scheduler } from './scheduler.js'
+import { Sequence } from './sequence.js'
+import { buildStep } from './step-plan.js'
+
+const WARM_UP_TOKENS = 64
+
+/** Milliseconds that a step of `maxBatchTokens` takes, estimated from a small one. */
+export async function warmUp(model: NativeModel, maxBatchTokens: number): Promise<number> {
+  const { info } = model
+  const nTokens = Math.max(1, Math.min(WARM_UP_TOKENS, maxBatchTokens, info.maxModelLen - 1, info.nGlobalBlocks * info.blockTokens))
+  const kv = new KvBlocks({
+    blockTokens: info.blockTokens, window: info.slidingWindow, nGlobalBlocks: info.nGlobalBlocks, nSlidingBlocks: info.nSlidingBlocks,
+  })
+  const scheduler = new Scheduler({ kv, maxNumSeqs: 1, maxBatchTokens })
+  const [sampling] = resolveSampling(1, { temperature: 0, seed: 0 }, {}, { minTokens: 0, suppressedIds: [] })
+  scheduler.add([new Sequence({
+    requestId: 'warm-up', index: 0, promptIds: new Int32Array(nTokens), flow: '', adapterSlot: -1, sampling: sampling!, maxTokens: 1,
+    stopIds: new Set(), logprobs: -1, promptLogprobs: -1, cacheSeed: null,
+  })])
+  const begin = performance.now()
+  await model.step(buildStep(scheduler.plan()).native)
+  return (performance.now() - begin) * Math.max(1, maxBatchTokens / nTokens)
+}
