@@ -207,5 +207,6 @@ struct CpuOptions {
 /// @throws Error UNSUPPORTED when the processor lacks the instruction set.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 std::vector<std::string> cpu_isas();  // usable here, best first
+int physical_cores();
 
 }  // namespace lorikeet

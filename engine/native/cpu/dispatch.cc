@@ -29,8 +29,6 @@ std::vector<std::string> cpu_isas() {
   return isas;
 }
 
-namespace {
-
 /// Cores, not hyper-threads: two threads of one core share its multipliers.
 int physical_cores() {
   std::set<std::string> cores;
@@ -42,8 +40,6 @@ int physical_cores() {
   const int usable = int(std::max(1u, std::thread::hardware_concurrency()));
   return cores.empty() ? usable : std::min(usable, int(cores.size()));
 }
-
-}  // namespace
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   const std::vector<std::string> usable = cpu_isas();
