@@ -1,5 +1,6 @@
 #include "files_binding.h"
 
+#include "../core/float_types.h"
 #include "../core/ggml_types.h"
 #include "../core/gguf_tokenizer.h"
 #include "../core/nf4.h"
