@@ -161,6 +161,8 @@ export class AdapterRegistry {
       this.#validated.add(version.version)
       if (promote) await this.#currentChanged(name)
       return version
+    } catch (error) {
+      throw asDiskFull(error)
     } finally {
       await staging.dispose()
     }
@@ -175,7 +177,7 @@ export class AdapterRegistry {
       await staging.copyFrom(path)
     } catch (error) {
       await staging.dispose()
-      throw error
+      throw asDiskFull(error)
     }
     return this.publish(name, staging, path)
   }
@@ -329,6 +331,13 @@ function realPathOf(path: string): Promise<string | undefined> {
 
 function isInside(root: string, path: string): boolean {
   return path === root || path.startsWith(root.endsWith(sep) ? root : root + sep)
+}
+
+/** A full disk is the server's trouble, and has a name. */
+export function asDiskFull(error: unknown): unknown {
+  const { code } = error as { code?: string }
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error
+  return new EngineError('OUT_OF_MEMORY', 'The data directory is full: nothing was published', { cause: error })
 }
 
 function secondsOf(iso: string): number {

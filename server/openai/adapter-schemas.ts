@@ -9,6 +9,14 @@ export const NameParams = Type.Object({ name: Type.String() })
 export const VersionParams = Type.Object({ name: Type.String(), version: Type.String() })
 export const PromoteRequest = Type.Object({ version: Type.String({ description: 'The version, or its first digits (4 at least).' }) })
 
+const file = (description: string) => Type.Unsafe<string>({ type: 'string', format: 'binary', description })
+export const UploadForm = Type.Object({
+  name: Type.String({ description: 'Name for `model`: letters, digits, ".", "_" and "-".' }),
+  'adapter_config.json': file('As PEFT writes it.'),
+  'adapter_model.safetensors': file('As PEFT writes it; no pickle.'),
+  promote: Type.Optional(Type.Enum(['true', 'false'], { description: '"false": the name keeps standing for its present version.' })),
+})
+
 export const errorResponses = { '4xx': ErrorResponse, '5xx': ErrorResponse }
 
 const versionFields = {

@@ -5,13 +5,13 @@ import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { basename } from 'node:path'
 import { ADAPTER_FILES, MAX_FILE_BYTES } from '../../adapters/manifest.js'
 import { checkAdapterName } from '../../adapters/names.js'
-import type { AdapterRegistry } from '../../adapters/registry.js'
+import { asDiskFull, type AdapterRegistry } from '../../adapters/registry.js'
 import type { Staging } from '../../adapters/staging.js'
 import { ApiError } from '../errors.js'
 import type { ServerContext } from '../context.js'
 import { adapterRegistry } from '../open-adapters.js'
 import {
-  NameParams, PromoteRequest, VersionParams, adapterCard, adapterListResponses, adapterResponses, deleteResponses, publishResponses, publishedCard,
+  NameParams, PromoteRequest, UploadForm, VersionParams, adapterCard, adapterListResponses, adapterResponses, deleteResponses, publishResponses, publishedCard,
 } from '../openai/adapter-schemas.js'
 import { allowModel, mayUse } from '../plugins/auth.js'
 
@@ -26,8 +26,9 @@ export async function registerAdapters(app: FastifyInstance, context: ServerCont
   const registry = () => adapterRegistry(context.backend.adapters())
   registerReading(app, registry)
   registerChanges(app, registry)
-  // Multipart bodies are read on this one route and nowhere else.
+  // Multipart bodies are read on this one route and nowhere else; their schema is for OpenAPI, receive() checks them.
   await app.register(async (uploads) => {
+    uploads.setValidatorCompiler(() => () => true)
     await uploads.register(multipart, { limits: UPLOAD_LIMITS, throwFileSizeLimit: false })
     registerUpload(uploads, registry)
   })
@@ -92,9 +93,7 @@ function registerUpload(app: FastifyInstance, registry: () => AdapterRegistry): 
     config: { scope: 'adapters:write' },
     bodyLimit: MAX_UPLOAD_BYTES,
     schema: {
-      operationId: 'uploadAdapter', summary: 'Upload an adapter', tags, consumes: ['multipart/form-data'], response: publishResponses,
-      description: 'Field `name`, files `adapter_config.json` and `adapter_model.safetensors` as PEFT writes them; optional field `promote` ' +
-        '("false": the name keeps standing for its present version).',
+      operationId: 'uploadAdapter', summary: 'Upload an adapter', tags, consumes: ['multipart/form-data'], body: UploadForm, response: publishResponses,
     },
   }, async (request, reply) => {
     if (!request.isMultipart()) throw new ApiError(415, 'unsupported_media_type', 'Send the adapter as multipart/form-data.')
@@ -121,7 +120,8 @@ async function receive(request: FastifyRequest, staging: Staging): Promise<Map<s
     }
     return fields
   } catch (error) {
-    throw (error as { code?: string }).code === 'ERR_STREAM_PREMATURE_CLOSE' ? new ApiError(400, 'invalid_request', 'The form ends in the middle.') : error
+    if ((error as { code?: string }).code === 'ERR_STREAM_PREMATURE_CLOSE') throw new ApiError(400, 'invalid_request', 'The form ends in the middle.')
+    throw asDiskFull(error)
   }
 }
 

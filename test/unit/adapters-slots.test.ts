@@ -3,6 +3,7 @@ import { rm, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
+import { asDiskFull } from '../../adapters/registry.js'
 import { FakeEngine, openRegistry, peftFolder, temporaryFolder } from './adapters-fixtures.js'
 
 async function withAdapters(root: string, engine: FakeEngine, names: readonly string[], options = {}) {
@@ -140,6 +141,32 @@ t.test('a refused adapter is not published and evicts nothing', async (t) => {
   t.same(registry.store.names(), ['good'])
   t.same(readdirSync(join(root, 'adapters')), ['good'])
   t.equal(registry.stats().evictions, 0)
+})
+
+t.test('300 refused and missing adapters hurt none of 500 requests', async (t) => {
+  const root = temporaryFolder(t)
+  const engine = new FakeEngine(2)
+  engine.refuse = (content) => (content === 'bad' ? 'shape: lora_A has 5 rows' : undefined)
+  const good = Array.from({ length: 10 }, (_, i) => `good-${i}`)
+  const registry = await withAdapters(root, engine, good)
+  const bad = await peftFolder(root, 'bad')
+  const refusals = Promise.all(Array.from({ length: 150 }, (_, i) => Promise.allSettled([
+    registry.publishFolder(good[i % 10]!, bad, true), registry.publishFolder('new', join(root, 'missing'), true), registry.resolve('missing'),
+  ])))
+  const answers = await Promise.all(Array.from({ length: 500 }, async (_, i) => {
+    const lease = await registry.resolve(good[i % 10]!)
+    return engine.generate(lease.adapter!, 1).finally(() => lease.release())
+  }))
+  t.same(answers, answers.map((_, i) => good[i % 10]))
+  t.ok((await refusals).flat().every(({ status }) => status === 'rejected'))
+  t.same(registry.store.names(), good)
+  t.equal(registry.stats().pins, 0)
+})
+
+t.test('a full disk is told as such', async (t) => {
+  t.match(asDiskFull(Object.assign(new Error('x'), { code: 'ENOSPC' })), { code: 'OUT_OF_MEMORY', message: /data directory is full/ })
+  const other = new Error('x')
+  t.equal(asDiskFull(other), other)
 })
 
 t.test('a version damaged on disk is refused before it costs another one its slot', async (t) => {
