@@ -25,7 +25,7 @@ import { registerHealth } from './routes/health.js'
 import { registerLora } from './routes/lora.js'
 import { registerMetrics } from './routes/metrics.js'
 import { registerModels } from './routes/models.js'
-import { registerWebSocket, SocketRegistry } from './routes/websocket.js'
+import { registerUpgrades, registerWebSocket, SocketRegistry } from './routes/websocket.js'
 
 export interface AppOptions {
   readonly config: ServerConfig
@@ -48,6 +48,7 @@ export async function buildApp({ config, backend, keys }: AppOptions): Promise<A
   const context = buildContext(config, backend, keys)
   const server = createServer(config)
 
+  await registerUpgrades(server)
   registerErrors(server)
   registerAccessLog(server)
   registerOriginGuard(server, config)
@@ -56,12 +57,12 @@ export async function buildApp({ config, backend, keys }: AppOptions): Promise<A
   await server.register(helmet, { contentSecurityPolicy: { directives: { upgradeInsecureRequests: null } } })
   if (config.corsOrigin.length > 0) await server.register(cors, { origin: [...config.corsOrigin] })
   await registerDocs(server, context)
-  await registerWebSocket(server, context)
 
   registerHealth(server, context)
   registerMetrics(server, context)
   registerModels(server, context)
   registerChat(server, context)
+  registerWebSocket(server, context)
   registerCompletions(server, context)
   registerLora(server, context)
   await registerAdapters(server, context)

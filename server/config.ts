@@ -169,14 +169,15 @@ export const flagName = (name: SettingName): string => name.replace(/[A-Z]/g, (c
 /** maxModelLen -> LORIKEET_MAX_MODEL_LEN. */
 export const variableName = (name: SettingName): string => `LORIKEET_${flagName(name).replaceAll('-', '_').toUpperCase()}`
 
+const HELP_COLUMN = 34
+
 /** The flags as lines of --help. */
 export function describeSettings(): string {
   return settingNames().map((name) => describeSetting(name, SETTINGS[name])).join('\n')
 }
 
-function describeSetting(name: SettingName, setting: Setting<unknown>): string {
-  const { fallback, placeholder, help } = setting
+function describeSetting(name: SettingName, { fallback, placeholder, help, shown }: Setting<unknown>): string {
   const usage = `  --${fallback === true ? '[no-]' : ''}${flagName(name)}${placeholder === '' ? '' : ` ${placeholder}`}`
-  const shown = typeof fallback === 'string' || typeof fallback === 'number' ? ` [${fallback}]` : ''
-  return `${usage.padEnd(34)}${help}${shown === ' []' ? '' : shown}`
+  const left = usage.length < HELP_COLUMN ? usage.padEnd(HELP_COLUMN) : `${usage}\n${' '.repeat(HELP_COLUMN)}`
+  return `${left}${help}${shown === '' ? '' : ` [${shown}]`}`
 }

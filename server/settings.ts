@@ -9,17 +9,18 @@ export interface Setting<T> {
   /** Shown in --help for the value: "N", "BYTES", "a|b". */
   readonly placeholder: string
   readonly repeatable?: true
-  readonly flagOnly?: true
+  /** The default as --help shows it. */
+  readonly shown: string
   /** @throws UsageError without the setting's name: the caller puts it in front. */
   parse(text: string): T
 }
 
 export function text(fallback: string, placeholder: string, help: string): Setting<string> {
-  return { help, fallback, placeholder, parse: (value) => value }
+  return { help, fallback, placeholder, shown: fallback, parse: (value) => value }
 }
 
 export function integer(fallback: number, minimum: number, maximum: number, help: string): Setting<number> {
-  return { help, fallback, placeholder: 'N', parse: (value) => parseInteger(value, minimum, maximum) }
+  return { help, fallback, placeholder: 'N', shown: String(fallback), parse: (value) => parseInteger(value, minimum, maximum) }
 }
 
 function parseInteger(value: string, minimum: number, maximum: number): number {
@@ -33,6 +34,7 @@ export function choice<const T extends string>(fallback: T, choices: readonly T[
     help,
     fallback,
     placeholder: choices.join('|'),
+    shown: fallback,
     parse(value) {
       const chosen = choices.find((candidate) => candidate === value)
       if (chosen === undefined) throw new UsageError(`expects one of ${choices.join(', ')}, not "${value}"`)
@@ -46,6 +48,7 @@ export function pattern(fallback: string, regex: RegExp, placeholder: string, he
     help,
     fallback,
     placeholder,
+    shown: fallback,
     parse(value) {
       if (!regex.test(value)) throw new UsageError(`expects ${placeholder}, not "${value}"`)
       return value
@@ -58,6 +61,7 @@ export function flag(fallback: boolean, help: string): Setting<boolean> {
     help,
     fallback,
     placeholder: '',
+    shown: '',
     parse(value) {
       if (['1', 'true', 'yes', 'on'].includes(value.toLowerCase())) return true
       if (['0', 'false', 'no', 'off'].includes(value.toLowerCase())) return false
@@ -76,6 +80,7 @@ export function bytes(fallback: number, minimum: number, help: string): Setting<
     help,
     fallback,
     placeholder: 'BYTES',
+    shown: showBytes(fallback),
     parse(value) {
       const match = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/.exec(value.trim().toLowerCase())
       const unit = BYTE_UNITS[match?.[2] ?? 'none']
@@ -86,6 +91,11 @@ export function bytes(fallback: number, minimum: number, help: string): Setting<
   }
 }
 
+function showBytes(n: number): string {
+  if (n >= 2 ** 20 && n % 2 ** 20 === 0) return `${n / 2 ** 20}MiB`
+  return n >= 2 ** 10 && n % 2 ** 10 === 0 ? `${n / 2 ** 10}KiB` : String(n)
+}
+
 const TIME_UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1_000, '': 1_000, m: 60_000, h: 3_600_000 }
 
 /** Milliseconds, written as 500ms, 30s, 5m; a bare number is seconds. */
@@ -94,6 +104,7 @@ export function duration(fallbackMs: number, minimumMs: number, help: string): S
     help,
     fallback: fallbackMs,
     placeholder: 'TIME',
+    shown: `${fallbackMs / 1_000}s`,
     parse(value) {
       const match = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|)$/.exec(value.trim())
       const ms = match === null ? NaN : Number(match[1]) * TIME_UNITS[match[2]!]!
@@ -109,6 +120,7 @@ export function list<T>(placeholder: string, help: string, parseItem: (item: str
     help,
     fallback: [],
     placeholder,
+    shown: '',
     repeatable: true,
     parse: (value) => value.split(',').map((item) => item.trim()).filter((item) => item !== '').map(parseItem),
   }

@@ -140,7 +140,7 @@ export class ChatSocket {
       }
       this.#end(id, { type: 'done', id })
     } catch (error) {
-      if (error instanceof SlowReaderError) this.#cut(scope)
+      if (error instanceof SlowReaderError) this.#cut()
       this.#chats.delete(id)
       this.#fail(id, error)
     } finally {
@@ -155,18 +155,20 @@ export class ChatSocket {
     this.#send(message)
   }
 
-  #cut(scope: RequestScope): void {
-    scope.abort('slow_reader')
+  #cut(): void {
     this.#context.metrics.slowReaders.inc()
     this.#socket.terminate()
   }
 
   /** `ws` has no drain event: looks again until the backlog is gone. @throws SlowReaderError. */
-  async #drained({ signal }: RequestScope): Promise<void> {
+  async #drained(scope: RequestScope): Promise<void> {
     const { maxBufferedBytes, patienceMs } = this.#context.config.slowReader
     const deadline = performance.now() + patienceMs
-    while (this.#socket.bufferedAmount > maxBufferedBytes && !signal.aborted) {
-      if (performance.now() > deadline) throw new SlowReaderError('The client does not read its socket.')
+    while (this.#socket.bufferedAmount > maxBufferedBytes && !scope.signal.aborted) {
+      if (performance.now() > deadline) {
+        scope.abort('slow_reader')
+        throw new SlowReaderError('The client does not read its socket.')
+      }
       await new Promise((resolve) => setTimeout(resolve, BACKLOG_POLL_MS))
     }
   }

@@ -12,12 +12,11 @@ export async function sendStream(context: ServerContext, reply: FastifyReply, sc
   const first = await chunks.next()
   const stream = new SseStream(reply, context.config.slowReader)
   try {
-    if (first.done !== true) await stream.send(first.value)
-    for await (const chunk of chunks) await stream.send(chunk)
+    if (first.done !== true) await sendChunk(stream, scope, first.value)
+    for await (const chunk of chunks) await sendChunk(stream, scope, chunk)
     stream.done()
   } catch (error) {
     if (error instanceof SlowReaderError) {
-      scope.abort('slow_reader')
       context.metrics.slowReaders.inc()
       stream.cut()
     } else {
@@ -26,6 +25,16 @@ export async function sendStream(context: ServerContext, reply: FastifyReply, sc
     }
   } finally {
     await chunks.return(undefined)
+  }
+}
+
+/** The scope knows of a slow reader before the generation is left. */
+async function sendChunk(stream: SseStream, scope: RequestScope, chunk: object): Promise<void> {
+  try {
+    await stream.send(chunk)
+  } catch (error) {
+    scope.abort('slow_reader')
+    throw error
   }
 }
 

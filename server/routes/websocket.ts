@@ -9,11 +9,15 @@ import { ChatCompletionRequest } from '../openai/schemas.js'
 import { ChatSocket, type BodyCheck, type RawSocket } from './chat-socket.js'
 
 /** Close codes of RFC 6455 and its registry. */
-export const CLOSE = { goingAway: 1001, policy: 1008, restart: 1012 } as const
+const CLOSE = { goingAway: 1001, policy: 1008, restart: 1012 } as const
 
 /** The open sockets of one server. */
 export class SocketRegistry {
   readonly #sockets = new Set<ChatSocket>()
+
+  get size(): number {
+    return this.#sockets.size
+  }
 
   add(socket: ChatSocket): void {
     this.#sockets.add(socket)
@@ -37,10 +41,14 @@ export class SocketRegistry {
   }
 }
 
-export async function registerWebSocket(app: FastifyInstance, context: ServerContext): Promise<void> {
+/** Before any hook that may refuse a request: only then is the socket of a refused upgrade closed. */
+export async function registerUpgrades(app: FastifyInstance): Promise<void> {
   await app.register(websocket, {
     options: { maxPayload: LIMITS.wsFrameBytes, maxFragments: LIMITS.wsFragments, perMessageDeflate: false } as object,
   })
+}
+
+export function registerWebSocket(app: FastifyInstance, context: ServerContext): void {
   app.route({
     method: 'GET',
     url: '/v1/chat/completions',
@@ -53,10 +61,10 @@ export async function registerWebSocket(app: FastifyInstance, context: ServerCon
       const check = request.compileValidationSchema(ChatCompletionRequest) as unknown as BodyCheck
       const chat = new ChatSocket(context, socket as unknown as RawSocket, { key: request.apiKey, check, log: request.log })
       context.sockets.add(chat)
-      context.metrics.webSockets.inc()
+      context.metrics.webSockets.set(context.sockets.size)
       socket.on('close', () => {
         context.sockets.delete(chat)
-        context.metrics.webSockets.dec()
+        context.metrics.webSockets.set(context.sockets.size)
       })
     },
   })

@@ -1,0 +1,109 @@
+// `lorikeet serve`: configuration, HTTP first (so that probes are answered while the model loads), then the engine, then one
+// line on standard output.
+
+import type { AddressInfo } from 'node:net'
+import type { Engine, EngineOptions, Progress } from '../engine/api.js'
+import { EngineError } from '../engine/errors.js'
+import { BaseOnlyDirectory } from './adapter-directory.js'
+import { buildApp, type App } from './app.js'
+import { Backend } from './backend.js'
+import { describeSettings, loadConfig, UsageError, type ServerConfig } from './config.js'
+import { KeyStore } from './keys.js'
+import { ProgressBar } from './progress-bar.js'
+import { drain, onceStopped } from './shutdown.js'
+
+const USAGE = `Usage: lorikeet serve [FLAGS]
+
+Every flag is also a variable: --max-model-len is LORIKEET_MAX_MODEL_LEN. SIGTERM drains, a second one stops at once.
+
+`
+
+export type StartEngine = (options: EngineOptions, onProgress: (progress: Progress) => void) => Promise<Engine>
+
+/** Resolves with the exit code once the server has stopped. @throws UsageError for a bad setting. */
+export async function serve(args: readonly string[], startEngine?: StartEngine): Promise<number> {
+  if (args.includes('--help') || args.includes('-h')) {
+    process.stdout.write(`${USAGE}${describeSettings()}\n`)
+    return 0
+  }
+  const config = loadConfig(args)
+  const keys = config.apiKeys === '' ? undefined : new KeyStore(config.apiKeys)
+  const app = await buildApp({ config, backend: new Backend(), ...(keys && { keys }) })
+  const { promise: stopped, resolve: stop } = withResolvers<number>()
+  onceStopped((signal) => void stopOn(signal, app).then(stop))
+  keys?.watch((id) => revoke(app, id), (err) => app.server.log.error({ err }, 'key file not read'))
+  const address = await listen(app, config)
+  void loadEngine(app, startEngine ?? (await engineStarter())).then(
+    () => announce(app, address),
+    (error: unknown) => void fail(app, error).then(stop),
+  )
+  return stopped
+}
+
+/** The engine in a child process. */
+export async function engineStarter(): Promise<StartEngine> {
+  const client: string = '../engine/client.js'
+  const { startEngine } = (await import(client)) as { startEngine: StartEngine }
+  return startEngine
+}
+
+async function listen({ server }: App, { host, port }: ServerConfig): Promise<string> {
+  try {
+    await server.listen({ host, port })
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException
+    throw new UsageError(code === 'EADDRINUSE' ? `port ${port} of ${host} is taken: choose another by --port` : `cannot listen on ${host}:${port}: ${message}`)
+  }
+  const bound = server.server.address() as AddressInfo
+  return `http://${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`
+}
+
+async function loadEngine({ context }: App, startEngine: StartEngine): Promise<void> {
+  const { backend, config } = context
+  const bar = new ProgressBar()
+  const engine = await startEngine(config.engine, (progress) => {
+    backend.progress = progress
+    bar.update(progress)
+  })
+  bar.finish()
+  if (backend.draining) return engine.close()
+  backend.attach(engine, new BaseOnlyDirectory(config.modelNames, engine.info.source))
+}
+
+function announce({ context }: App, address: string): void {
+  const { backend, config } = context
+  if (backend.loaded === undefined) return
+  const { name, weights, compute, device, maxModelLen } = backend.loaded.info
+  process.stderr.write(`${name}: ${weights} weights, ${compute} on ${device}, context ${maxModelLen}\n`)
+  if (context.keys === undefined) process.stderr.write('No key file: open to every user of this machine, and to nobody else (--api-keys)\n')
+  process.stdout.write(`lorikeet serves ${config.modelNames[0]} at ${address}\n`)
+}
+
+/** The model did not load: say why and stop. */
+async function fail({ server, context }: App, error: unknown): Promise<number> {
+  const reason = error instanceof EngineError ? `${error.code}: ${error.message}` : String((error as Error).stack ?? error)
+  process.stderr.write(`lorikeet: the model did not load: ${reason}\n`)
+  context.backend.fail('The model did not load.')
+  await server.close()
+  return 1
+}
+
+async function stopOn(signal: NodeJS.Signals, app: App): Promise<number> {
+  app.server.log.info({ signal, inFlight: app.context.active.size }, 'draining')
+  if (!app.context.backend.started) process.exit(0)
+  const finished = await drain(app)
+  app.server.log.info({ finished }, 'stopped')
+  return 0
+}
+
+function revoke({ context }: App, keyId: string): void {
+  context.active.abortKey(keyId, 'key_revoked')
+  context.sockets.closeKey(keyId)
+}
+
+/** Promise.withResolvers, which Node 20 lacks. */
+function withResolvers<T>() {
+  let resolve!: (value: T) => void
+  const promise = new Promise<T>((settle) => (resolve = settle))
+  return { promise, resolve }
+}
