@@ -27,15 +27,15 @@ export interface GenerationInput {
  * @throws EngineError, ApiError; before the first event where the request could not start.
  */
 export async function* runGeneration(context: ServerContext, input: GenerationInput): AsyncGenerator<PromptEvent> {
-  const { scope } = input
-  const seats = input.requests.reduce((sum, request) => sum + (request.n ?? 1), 0)
-  const leave = context.gate.enter(seats)
-  const record = context.metrics.requests.start(input)
+  const { scope, requests } = input
+  const { backend, gate, metrics, config } = context
+  const record = metrics.requests.start(input)
+  let leave = () => {}
   let lease: ModelLease | undefined
   try {
-    const engine = context.backend.engine()
-    await engineReady(engine, context.config.recoveryMs, scope.signal)
-    lease = await context.backend.adapters().resolve(input.model, scope.signal)
+    leave = gate.enter(requests.reduce((seats, request) => seats + (request.n ?? 1), 0))
+    await engineReady(backend.engine(), config.recoveryMs, scope.signal)
+    lease = await backend.adapters().resolve(input.model, scope.signal)
     for await (const item of mergeStreams(sources(context, input, lease), scope.signal)) {
       refuseAborted(item.event)
       record.event(item)

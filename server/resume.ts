@@ -70,7 +70,7 @@ class ResumableRun {
       n: 1,
       adapter: this.adapter,
       sampling: { ...sampling, seed: sampling!.seed! + index },
-      resume: [{ tokenIds: this.#emitted[index]! }],
+      resume: [{ tokenIds: [...this.#emitted[index]!] }],
     }
     for await (const event of engine.generate(resumed, signal)) yield event.type === 'started' ? event : { ...event, index }
   }

@@ -1,7 +1,9 @@
 // Kinds of settings: how each is read from a flag or a variable, and what is said when it is malformed.
 
 /** The start stops with this message and exit code 2. */
-export class UsageError extends Error {}
+export class UsageError extends Error {
+  override readonly name = 'UsageError'
+}
 
 export interface Setting<T> {
   readonly help: string

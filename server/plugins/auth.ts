@@ -20,7 +20,7 @@ declare module 'fastify' {
   }
 }
 
-/** Routes that plugins register for us. */
+/** Routes that plugins register for us; besides, a preflight carries no key. */
 const OPEN_PREFIXES = ['/docs']
 const PROTOCOL_KEY = 'openai-insecure-api-key.'
 
@@ -29,7 +29,8 @@ export function registerAuth(app: FastifyInstance, keys: KeyStore | undefined): 
   app.decorateRequest('apiKey', null)
   app.addHook('onRoute', (route) => {
     if (route.config?.scope !== undefined) return
-    if (!OPEN_PREFIXES.some((prefix) => route.url.startsWith(prefix))) throw new Error(`route ${String(route.method)} ${route.url} names no scope`)
+    const isOpen = route.method === 'OPTIONS' || OPEN_PREFIXES.some((prefix) => route.url.startsWith(prefix))
+    if (!isOpen) throw new Error(`route ${String(route.method)} ${route.url} names no scope`)
     route.config = { ...route.config, scope: 'open' }
   })
   app.addHook('onRequest', async (request) => {

@@ -31,6 +31,7 @@ class RouteMethods {
   readonly #routes: Array<{ readonly pattern: RegExp; readonly methods: readonly string[] }> = []
 
   add(url: string, method: string | string[]): void {
+    if (method === 'OPTIONS') return
     const parts = url.split('/').map((part) => (part.startsWith(':') ? '[^/]+' : part === '*' ? '.*' : part.replace(/[^\w-]/g, '\\$&')))
     this.#routes.push({ pattern: new RegExp(`^${parts.join('/')}/?$`), methods: [method].flat() })
   }

@@ -11,8 +11,16 @@ export function registerMetrics(app: FastifyInstance, { backend, metrics }: Serv
     config: { scope: 'metrics' },
     schema: { summary: 'Prometheus metrics', tags: ['health'], produces: ['text/plain'] },
   }, async (_request, reply) => {
-    await Promise.race([backend.poll(), new Promise((resolve) => setTimeout(resolve, POLL_PATIENCE_MS).unref())])
+    await within(POLL_PATIENCE_MS, backend.poll())
     reply.type(metrics.registry.contentType)
     return metrics.registry.metrics()
   })
+}
+
+/** Resolves with the promise or when the time is up. */
+async function within(ms: number, promise: Promise<void>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise((resolve) => (timer = setTimeout(resolve, ms)))
+  await Promise.race([promise, late])
+  clearTimeout(timer)
 }
