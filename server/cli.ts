@@ -20,6 +20,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'Talk to a model in the terminal',
     run: async (args) => (await import('./commands/chat.js')).chat(args),
   },
+  adapters: {
+    summary: 'List, add, promote, roll back and remove adapters of a server',
+    run: async (args) => (await import('./commands/adapters.js')).adapters(args),
+  },
   keys: {
     summary: 'Create, list and revoke API keys',
     run: async (args) => (await import('./commands/keys.js')).keys(args),

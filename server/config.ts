@@ -76,16 +76,16 @@ export interface ServerConfig extends Readonly<Values> {
 export function loadConfig(args: readonly string[], env: NodeJS.ProcessEnv = process.env): ServerConfig {
   const flags = parseFlags(args)
   const values = Object.fromEntries(settingNames().map((name) => [name, valueOf(name, flags[flagName(name)], env)])) as Values
-  return complete(values)
+  return complete(values, hubCache(env))
 }
 
-function complete(values: Values): ServerConfig {
+function complete(values: Values, hfCacheDir: string | undefined): ServerConfig {
   const dataDir = values.dataDir === '' ? join(homedir(), '.lorikeet') : values.dataDir
   const config: ServerConfig = {
     ...values,
     dataDir,
     modelNames: modelNames(values),
-    engine: engineOptions(values, dataDir),
+    engine: { ...engineOptions(values, dataDir), ...(hfCacheDir !== undefined && { hfCacheDir }) },
     recoveryMs: values.recoveryTimeout,
     slowReader: { maxBufferedBytes: values.slowReaderBytes, patienceMs: values.slowReaderTimeout },
   }
@@ -104,6 +104,11 @@ function engineOptions(values: Values, dataDir: string): EngineOptions {
   }
 }
 
+/** Where the Hugging Face tools keep what they have downloaded, when told so; the engine knows the default. */
+function hubCache({ HF_HUB_CACHE, HF_HOME }: NodeJS.ProcessEnv): string | undefined {
+  return HF_HUB_CACHE ?? (HF_HOME === undefined ? undefined : join(HF_HOME, 'hub'))
+}
+
 /** The given names, else what the model's path ends in. */
 function modelNames({ servedModelName, model }: Values): readonly string[] {
   if (servedModelName.length > 0) return servedModelName
@@ -113,6 +118,11 @@ function modelNames({ servedModelName, model }: Values): readonly string[] {
 /** The key that a command sends to a server: its flag, else LORIKEET_API_KEY. */
 export function clientApiKey(flagValue: string | undefined, env: NodeJS.ProcessEnv = process.env): string | undefined {
   return flagValue ?? env['LORIKEET_API_KEY']
+}
+
+/** The key file that a command works on: its flag, else LORIKEET_API_KEYS. */
+export function keyFile(flagValue: string | undefined, env: NodeJS.ProcessEnv = process.env): string | undefined {
+  return flagValue ?? env['LORIKEET_API_KEYS']
 }
 
 export function isLoopback(host: string): boolean {

@@ -3,6 +3,7 @@
 
 import type { AddressInfo } from 'node:net'
 import type { Engine, EngineOptions, Progress } from '../engine/api.js'
+import { startEngine } from '../engine/client.js'
 import { EngineError } from '../engine/errors.js'
 import { BaseOnlyDirectory } from './adapter-directory.js'
 import { buildApp, type App } from './app.js'
@@ -21,7 +22,7 @@ Every flag is also a variable: --max-model-len is LORIKEET_MAX_MODEL_LEN. SIGTER
 export type StartEngine = (options: EngineOptions, onProgress: (progress: Progress) => void) => Promise<Engine>
 
 /** Resolves with the exit code once the server has stopped. @throws UsageError for a bad setting. */
-export async function serve(args: readonly string[], startEngine?: StartEngine): Promise<number> {
+export async function serve(args: readonly string[], start: StartEngine = startEngine): Promise<number> {
   if (args.includes('--help') || args.includes('-h')) {
     process.stdout.write(`${USAGE}${describeSettings()}\n`)
     return 0
@@ -33,23 +34,16 @@ export async function serve(args: readonly string[], startEngine?: StartEngine):
   onceStopped((signal) => void stopOn(signal, app).then(stop))
   keys?.watch((id) => revoke(app, id), (err) => app.server.log.error({ err }, 'key file not read'))
   const address = await listen(app, config)
-  void loadEngine(app, startEngine ?? (await engineStarter())).then(
+  void loadEngine(app, start).then(
     () => announce(app, address),
     (error: unknown) => void fail(app, error).then(stop),
   )
   return stopped
 }
 
-/** The engine in a child process. */
-export async function engineStarter(): Promise<StartEngine> {
-  const client: string = '../engine/client.js'
-  const { startEngine } = (await import(client)) as { startEngine: StartEngine }
-  return startEngine
-}
-
 async function listen({ server }: App, { host, port }: ServerConfig): Promise<string> {
   try {
-    await server.listen({ host, port })
+    await server.listen({ host, port, listenTextResolver: (at) => `listening at ${at}, the model loads` })
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
     throw new UsageError(code === 'EADDRINUSE' ? `port ${port} of ${host} is taken: choose another by --port` : `cannot listen on ${host}:${port}: ${message}`)
@@ -58,10 +52,10 @@ async function listen({ server }: App, { host, port }: ServerConfig): Promise<st
   return `http://${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`
 }
 
-async function loadEngine({ context }: App, startEngine: StartEngine): Promise<void> {
+async function loadEngine({ context }: App, start: StartEngine): Promise<void> {
   const { backend, config } = context
   const bar = new ProgressBar()
-  const engine = await startEngine(config.engine, (progress) => {
+  const engine = await start(config.engine, (progress) => {
     backend.progress = progress
     bar.update(progress)
   })

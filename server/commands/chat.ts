@@ -2,8 +2,8 @@
 
 import { createInterface } from 'node:readline'
 import type { ChatMessage } from '../../engine/api.js'
-import { loadConfig } from '../config.js'
-import { engineStarter } from '../main.js'
+import { startEngine } from '../../engine/client.js'
+import { clientApiKey, loadConfig } from '../config.js'
 import { ProgressBar } from '../progress-bar.js'
 import { UsageError } from '../settings.js'
 import { EngineTalk, ServerTalk, type Talk, type TalkOptions } from './talk.js'
@@ -46,11 +46,10 @@ async function openTalk(own: OwnValues, rest: readonly string[]): Promise<Talk> 
   const options = talkOptions(own)
   if (own.server !== undefined) {
     if (!URL.canParse(own.server)) throw new UsageError(`--server expects a URL like http://127.0.0.1:8000, not "${own.server}"`)
-    const apiKey = own['api-key'] ?? process.env['LORIKEET_API_KEY']
+    const apiKey = clientApiKey(own['api-key'])
     return ServerTalk.connect({ url: own.server, apiKey, model: config.model }, options)
   }
   const bar = new ProgressBar()
-  const startEngine = await engineStarter()
   const engine = await startEngine(config.engine, (progress) => bar.update(progress))
   bar.finish()
   return new EngineTalk(engine, options)

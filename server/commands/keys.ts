@@ -2,6 +2,7 @@
 
 import { parseArgs } from 'node:util'
 import { createKey, readKeyFile, revokeKey, SCOPES, type NewKey, type Scope } from '../keys.js'
+import { keyFile } from '../config.js'
 import { UsageError } from '../settings.js'
 
 const USAGE = `Usage: lorikeet keys create --api-keys FILE [--name NAME] [--scope SCOPE]... [--model MODEL]...
@@ -29,7 +30,7 @@ export async function keys(args: readonly string[]): Promise<number> {
   const { values, positionals } = parse(args)
   const [action, id] = positionals
   if (values.help === true || action === undefined) return print(USAGE)
-  const file = values['api-keys'] ?? process.env['LORIKEET_API_KEYS']
+  const file = keyFile(values['api-keys'])
   if (file === undefined) throw new UsageError('--api-keys FILE is needed')
   if (action === 'create') return print(createKey(file, newKey(values)).secret)
   if (action === 'list') return list(file)
