@@ -1,0 +1,124 @@
+"""Words, values and phrases that the generator draws from. Data only; nothing here knows about SQL."""
+
+FIRST = """Anna Ben Carla David Elena Farid Grace Hugo Ines James Keiko Liam Maria Noah Olga Pedro Qi Rosa Samir Tara Uma Victor Wendy Xavier Yara Zane
+Alice Bruno Chloe Dmitri Emma Felix Gita Hannah Ivan Julia Karl Lena Marco Nadia Oscar Priya Ravi Sofia Tomas Vera Walter Amir Beatriz Chen Diego Esther
+Fatima George Helen Ibrahim Jane Kofi Laura Mehmet Nina Omar Paula Robert Sara Theo Ursula Wei Yusuf Zoe John Mary Peter Linda Susan Paul Mark Alan Jenna Ruth""".split()
+LAST = """Smith Garcia Muller Rossi Tanaka Okafor Silva Novak Kim Patel Johnson Brown Lee Lopez Martin Ivanova Chen Haddad Costa Jensen Kowalski Dubois Moreau
+Andersson Virtanen Murphy Walker Young Hall Wright Baker Carter Reed Cook Morgan Bell Ward Fox Stone Marsh Ford Lane Hill West Austen Orwell Nguyen Sato Suzuki
+Khan Ali Hassan Cohen Levi Schmidt Weber Fischer Wagner Becker Keller Larsen Berg Lind Holm Vega Cruz Reyes Ortiz Ramos Flores Diaz Torres Santos Pereira Almeida""".split()
+CITIES = """Paris London Berlin Madrid Rome Vienna Prague Lisbon Dublin Oslo Helsinki Warsaw Athens Budapest Zurich Geneva Brussels Amsterdam Hamburg Munich Lyon
+Milan Naples Seville Porto Krakow Tokyo Osaka Kyoto Seoul Beijing Shanghai Delhi Mumbai Chennai Bangkok Hanoi Jakarta Manila Sydney Melbourne Perth Auckland Toronto
+Montreal Vancouver Chicago Boston Denver Seattle Austin Dallas Houston Miami Atlanta Phoenix Portland Detroit Lima Bogota Quito Santiago Cairo Lagos Nairobi Accra
+Tunis Casablanca Dakar Istanbul Ankara Riyadh Dubai Doha Tehran Karachi Lahore Dhaka Colombo Riga Tallinn Vilnius Sofia Zagreb Belgrade Bucharest Kiev Minsk Springfield
+Salem Bristol Leeds York Oxford Cambridge Cardiff Glasgow""".split() + ["New York", "San Francisco", "Los Angeles", "Buenos Aires", "Cape Town", "Hong Kong", "Mexico City", "Sao Paulo",
+          "San Diego", "Las Vegas", "New Delhi", "Kuala Lumpur", "Tel Aviv", "Abu Dhabi"]
+COUNTRIES = """France Germany Spain Italy Portugal Ireland Norway Sweden Denmark Finland Poland Greece Austria Hungary Switzerland Belgium Netherlands Japan China India
+Thailand Vietnam Indonesia Philippines Australia Canada Mexico Brazil Argentina Chile Peru Colombia Egypt Nigeria Kenya Ghana Morocco Turkey Iran Pakistan Bangladesh
+Romania Bulgaria Croatia Serbia Ukraine Iceland Estonia Latvia Lithuania Cuba Jamaica Uganda Ethiopia Senegal""".split() + ["United States", "United Kingdom", "South Korea",
+             "South Africa", "New Zealand", "Saudi Arabia", "Costa Rica", "Sri Lanka", "USA", "UK"]
+STATES = """California Texas Florida Ohio Georgia Nevada Oregon Utah Kansas Iowa Maine Alaska Vermont Arizona Colorado Michigan Bavaria Tuscany Andalusia Ontario Quebec""".split() + [
+    "New Jersey", "North Carolina", "West Virginia", "New Mexico"]
+COMPANY_A = """Blue North Silver Green Bright Global Prime Apex Summit Delta Nova Royal Urban Pacific Atlantic Golden Iron Rapid Solar Quantum Vertex Cedar Falcon Harbor
+Crystal Metro United Central Alpine Coastal""".split()
+COMPANY_B = """Foods Logistics Systems Motors Textiles Energy Media Partners Industries Labs Works Supply Trading Capital Studio Health Pharma Steel Networks Travel Software
+Robotics Design Insurance Builders Farms""".split()
+COMPANY_C = ["Inc", "Ltd", "GmbH", "LLC", "Corp", "", "", "", ""]
+ADJ = """amber ancient arctic bitter blue bold brave brief bright broken calm clear cold cosmic cozy crimson crisp curious dark deep distant dry dusty eager early easy
+electric empty fair fancy fast final fine firm flat fresh gentle giant glad golden grand gray green happy hard heavy hidden high hollow honest humble icy idle inner iron
+ivory jolly keen kind large late lazy light little lively lonely long loud lucky magic major mellow mighty mild misty modern narrow neat noble north odd old open orange
+outer pale plain polar polite prime proud pure quick quiet rapid rare raw red rich rough round royal rusty sacred safe sandy secret sharp shiny short silent silver simple
+slow small smart smooth soft solar solid sour south spare steady steep stiff still strong sunny sweet swift tall tame thick thin tidy tiny tired tough true urban vague
+vast velvet violet vivid warm wary weak western white wide wild windy winter wise wooden yellow young""".split()
+NOUNS = """acorn agenda alarm album alloy almond altar anchor angle ankle anthem apple apron arch arena armor arrow atlas attic auction avenue award axis badge bagel bakery
+balcony ballad bamboo banner barley barn barrel basin basket battery bay beacon beam bean bear beehive bell belt bench berry bicycle bird biscuit blanket blossom boat bolt
+bonus boot border bottle boulder bowl bracket branch brand bread breeze brick bridge broker broom brush bucket bud buffer bulb bundle bunker burger button cabin cable cactus
+cake camera camp canal candle cannon canoe canvas canyon cape capsule captain caravan card cargo carpet carrot cart case castle cave cedar cell chain chair chalk channel
+charm chart cheese chess chest chimney choir circle citrus clamp clay cliff clinic clock cloud clover coach coal coast coat cocoa coil coin collar comet compass concert
+cone copper coral cord corn corner cottage cotton counter cradle crane crate crater crew cricket crop crown crystal cube curtain curve cushion cylinder dairy dam dance
+dawn deck deer delta desert desk dial diamond diary dinner dish ditch dock dome donkey door dragon drain drawer dream drill drum duck dune dust eagle ear earth echo edge
+elbow ember engine envelope estate fabric falcon fan farm feather fence ferry festival fiber field fig filter finger fire fish flag flame flask fleet flock flood floor flour
+flower flute foam fog folder forest fork fort fossil fountain fox frame freight frog frost fruit fuel fund fuse galaxy gallery garage garden garlic gate gear gem ghost
+ginger glacier glass globe glove goat gold goose grain granite grape grass gravel grid grill grove guard guitar gull hammer handle harbor harp harvest hat hatch hawk heap
+heart hedge helmet herb heron hill hinge hive holiday honey hook horn horse hose hotel hut ice icon igloo ink inlet insect island ivy jacket jar jaw jewel jungle kayak
+kernel kettle key kiln kite kitten knee knife knot label lace ladder lagoon lake lamp lantern lark laser latch lava lawn leaf ledge ledger lemon lens lever lid lily lime
+lion lizard loaf lobby lock locket locust loft log loom loop lotus lumber lynx magnet mango manor mantle map maple marble margin market marsh mask mast match meadow medal
+melon mentor meteor metal mill mine mint mirror mist mitten molecule monk monsoon moon moose mortar mosaic moss moth motor mountain mouse mud mule mural museum mushroom
+napkin nectar needle nest net nickel night node notch nugget nut oak oar oasis oat ocean olive onion opal opera orbit orchard orchid organ osprey otter oven owl oxygen oyster
+paddle page paint palace palm panel panther paper parade parcel parrot pasta patch path pearl pebble pedal peg pelican pencil pendant pepper perch petal phantom piano pier
+pigeon pillar pillow pilot pine pipe pistol plank plant plasma plate plaza plum pocket poem pole pollen pond pony poppy porch portal post pot potato pottery prairie prism
+probe profile propeller prune puddle pulley pulse pump puppet puzzle pyramid quarry quartz queen quilt quiver rabbit raccoon radar radish raft rail rain ramp ranch raven
+razor reactor reef relay relic resin ribbon rice ridge ring river road robin robot rock rocket rod roof root rope rose rotor rudder rug ruler saddle sage sail salad salmon
+salt sand sandal satchel satin sauce scale scarf school scooter scroll seal seed sensor shadow shark shed shell shelf shield ship shoe shore shovel shrimp shrine sink siren
+sketch ski skull sky slate sled sleeve slipper slope snail snake snow soap sock soil sonar song soup spark sparrow spear sphere spice spider spindle spiral sponge spoon
+spring spruce squid stable stadium stage stairs stamp star statue steam steel stem stone storm stove straw stream string summit sun swan sword syrup table tablet tail tank
+tape tavern tea temple tent terrace thread throne thunder tide tiger tile timber toast tomato torch tortoise tower toy tractor trail train tray treasure tree trench tribe
+trolley trout trumpet trunk tulip tunnel turbine turtle umbrella valley valve vase vault veil velvet vessel village vine violin volcano wagon walnut wand wave wheat wheel
+whistle willow window wing winter wire wolf wood wool yacht yard yarn zebra zinc""".split()
+# Heads that give an invented column its type.
+HEADS = {
+    "int": "count quantity age level rank capacity score points stock volume pages floors seats units visits attempts rooms goals size minutes steps votes followers copies hits wins losses cycles errors".split(),
+    "real": "weight height length width depth speed distance temperature area rating ratio duration density voltage pressure torque diameter humidity altitude load radius gain range strength balance thickness yield".split(),
+    "money": "price cost fee salary budget amount total revenue value tax discount wage rent profit expense premium debt payment charge tariff deposit".split(),
+    "date": "date deadline".split(),
+    "cat": "status type category color grade class kind mode priority style group region material role stage phase shape flavor brand tier source method format label section zone".split(),
+    "text": "name title code note description comment address nickname serial remark reference tag motto alias".split(),
+    "person": "owner manager author driver editor inspector operator supervisor designer artist captain teacher keeper handler guide".split(),
+    "year": "year".split(), "city": "city".split(), "country": "country".split(), "pct": "percent share".split(),
+}
+DATE_WORDS = "start end created updated due opening closing arrival departure issue expiry signup launch delivery release purchase visit birth hire review shipping audit repair inspection".split()
+BOOL_WORDS = "active paid verified available approved archived completed returned featured public locked urgent certified insured enabled deleted premium refundable vegan indoor".split()
+CATEGORY_WORDS = """new used pending active closed open draft final basic premium gold silver bronze small medium large low normal high urgent red green blue black white yellow
+online offline retail wholesale internal external public private local remote weekly monthly daily north south east west junior senior standard express digital paper organic
+frozen fresh hybrid electric manual automatic indoor outdoor summer winter adult child student guest member vip trial annual wood metal glass plastic cotton leather steel
+approved rejected cancelled shipped delivered returned paid unpaid overdue resolved blocked archived planned running failed passed ready sold rented reserved vacant""".split()
+# Phrases by the head word of a column: other names, superlatives (descending, ascending), comparatives (more, less).
+SYNONYMS = {
+    "price": ["cost"], "cost": ["price"], "salary": ["pay", "wage", "earnings"], "wage": ["pay"], "email": ["email address", "e-mail", "mail"], "phone": ["phone number", "telephone", "telephone number"],
+    "quantity": ["amount", "number of units"], "stock": ["inventory", "number in stock"], "city": ["town"], "country": ["nation"], "birth date": ["date of birth", "birthday"], "hire date": ["date of hire", "hiring date"],
+    "status": ["state"], "category": ["type", "kind"], "type": ["kind", "category"], "title": ["name"], "name": ["title"], "genre": ["category", "kind"], "description": ["details", "text"], "duration": ["length"],
+    "length": ["duration"], "rating": ["score", "stars"], "score": ["points", "result"], "amount": ["sum", "value"], "total": ["amount", "total amount"], "budget": ["funds"], "weight": ["mass"],
+    "population": ["number of people", "number of inhabitants"], "capacity": ["maximum capacity", "number of seats"], "gender": ["sex"], "department": ["dept"], "manager": ["boss"], "revenue": ["income", "turnover"], "address": ["street address"],
+    "first name": ["given name"], "last name": ["surname", "family name"], "year": ["yr"], "color": ["colour"], "area": ["size", "surface"], "start date": ["starting date", "start"], "end date": ["ending date", "end"],
+    "job title": ["position", "role", "job"], "pages": ["number of pages", "page count"], "price per night": ["nightly rate"], "address": ["location"], "nationality": ["country of origin"], "role": ["position"],
+}
+SUPERLATIVES = {
+    "price": (["most expensive", "priciest", "costliest"], ["cheapest", "least expensive"]), "cost": (["most expensive", "costliest"], ["cheapest", "least expensive"]), "fee": (["most expensive"], ["cheapest"]),
+    "rent": (["most expensive"], ["cheapest"]), "rate": (["most expensive"], ["cheapest"]),
+    "salary": (["best paid", "highest paid", "top earning", "best-paid"], ["lowest paid", "worst paid", "least paid"]), "wage": (["best paid", "highest paid"], ["worst paid", "lowest paid"]),
+    "age": (["oldest"], ["youngest"]), "weight": (["heaviest"], ["lightest"]), "height": (["tallest", "highest"], ["shortest", "lowest"]), "length": (["longest"], ["shortest"]),
+    "duration": (["longest"], ["shortest"]), "minutes": (["longest"], ["shortest"]), "distance": (["longest", "farthest"], ["shortest", "nearest"]), "area": (["largest", "biggest"], ["smallest"]),
+    "size": (["largest", "biggest"], ["smallest"]), "capacity": (["largest", "biggest"], ["smallest"]), "population": (["most populous", "largest", "biggest", "most populated"], ["least populous", "smallest"]),
+    "speed": (["fastest", "quickest"], ["slowest"]), "rating": (["best rated", "highest rated", "top rated", "best"], ["worst rated", "lowest rated", "worst"]), "score": (["best", "highest scoring"], ["worst", "lowest scoring"]),
+    "temperature": (["hottest", "warmest"], ["coldest"]), "year": (["newest", "latest", "most recent"], ["oldest", "earliest"]), "depth": (["deepest"], ["shallowest"]), "width": (["widest"], ["narrowest"]),
+    "altitude": (["highest"], ["lowest"]), "elevation": (["highest"], ["lowest"]), "pages": (["longest", "thickest"], ["shortest", "thinnest"]), "power": (["most powerful", "strongest"], ["weakest"]),
+    "date": (["latest", "most recent", "newest", "last"], ["earliest", "oldest", "first"]), "birth date": (["youngest"], ["oldest"]), "birth year": (["youngest"], ["oldest"]), "amount": (["largest", "biggest", "highest"], ["smallest", "lowest"]),
+    "total": (["largest", "biggest", "highest"], ["smallest", "lowest"]), "budget": (["largest", "biggest"], ["smallest"]), "priority": (["most urgent"], ["least urgent"]), "calories": (["most caloric"], ["lightest"]),
+}
+COMPARATIVES = {
+    "price": (["costing more than", "more expensive than", "that cost more than", "priced over", "priced above", "which cost over"], ["costing less than", "cheaper than", "that cost less than", "priced under", "priced below", "for less than"]),
+    "cost": (["costing more than", "that cost more than"], ["costing less than", "cheaper than"]), "age": (["older than", "over the age of", "aged over"], ["younger than", "under the age of", "aged under"]),
+    "weight": (["heavier than", "weighing more than", "that weigh more than"], ["lighter than", "weighing less than", "that weigh less than"]), "height": (["taller than", "higher than"], ["shorter than", "lower than"]),
+    "length": (["longer than"], ["shorter than"]), "duration": (["longer than", "lasting more than", "that take more than"], ["shorter than", "lasting less than", "that take less than"]),
+    "minutes": (["longer than", "lasting more than"], ["shorter than", "lasting less than"]), "distance": (["longer than", "farther than"], ["shorter than"]), "area": (["larger than", "bigger than"], ["smaller than"]),
+    "size": (["larger than", "bigger than"], ["smaller than"]), "capacity": (["larger than", "holding more than", "that hold more than"], ["smaller than", "holding less than"]), "speed": (["faster than"], ["slower than"]),
+    "salary": (["earning more than", "who earn more than", "paid more than", "making over", "that make more than", "with pay above"], ["earning less than", "who earn less than", "paid less than", "making under"]),
+    "wage": (["earning more than", "paid more than"], ["earning less than", "paid less than"]), "rating": (["rated above", "rated higher than", "rated over"], ["rated below", "rated lower than", "rated under"]),
+    "score": (["scoring above", "that scored more than", "who scored over"], ["scoring below", "that scored less than"]), "population": (["with more people than", "with more inhabitants than", "with over"], ["with fewer people than", "with fewer inhabitants than"]),
+    "depth": (["deeper than"], ["shallower than"]), "temperature": (["hotter than", "warmer than"], ["colder than", "cooler than"]), "pages": (["with more pages than", "longer than"], ["with fewer pages than", "shorter than"]),
+    "amount": (["of more than", "larger than", "worth more than", "over"], ["of less than", "smaller than", "worth less than", "under"]), "total": (["of more than", "over", "worth more than"], ["of less than", "under", "worth less than"]),
+    "stock": (["with more in stock than"], ["with less in stock than"]),
+}
+UNITS = {"price": ["dollars", "euros", "$", "€"], "cost": ["dollars", "euros", "$"], "salary": ["dollars", "euros", "$"], "amount": ["dollars", "euros", "$"], "total": ["dollars", "euros", "$"], "fee": ["dollars", "$"], "budget": ["dollars", "$"],
+         "weight": ["kg", "kilograms", "pounds"], "height": ["cm", "meters", "m", "feet"], "length": ["cm", "meters", "m", "km"], "distance": ["km", "miles", "kilometers"], "duration": ["minutes", "hours", "seconds"],
+         "minutes": ["minutes"], "age": ["years", "years old"], "pages": ["pages"], "speed": ["km/h", "mph"], "area": ["square meters", "m2", "hectares"], "capacity": ["people", "seats", "liters"], "temperature": ["degrees"], "depth": ["meters", "m"]}
+# Verbs that join two entities; drawn at random so that the model learns to read past them.
+VERBS = """placed made ordered bought have had own owned wrote written received sent joined attended visited used created submitted booked rented borrowed signed completed requested performed played
+taught led managed filed posted uploaded published reviewed purchased sold delivered handled held ran hosted sponsored""".split()
+ABBREVIATIONS = {"quantity": "qty", "amount": "amt", "number": "num", "department": "dept", "employee": "emp", "customer": "cust", "address": "addr", "description": "descr", "category": "cat", "manager": "mgr", "product": "prod",
+                 "transaction": "txn", "average": "avg", "maximum": "max", "minimum": "min", "account": "acct", "organization": "org", "percent": "pct", "reference": "ref", "telephone": "tel", "position": "pos", "temperature": "temp",
+                 "information": "info", "document": "doc", "message": "msg", "image": "img", "year": "yr", "supplier": "supp", "order": "ord", "item": "itm", "date": "dt", "price": "prc", "invoice": "inv", "balance": "bal"}
+CHITCHAT_PREFIX = ["I'm preparing a report.", "I need this for a dashboard.", "Quick question:", "Hi!", "Hello,", "Hey,", "Could you help me?", "My boss asked:", "For the quarterly review:", "Help me out here.", "I am analysing our data.",
+                   "Question:", "Using the tables above,", "Based on this schema,", "From this database,", "Write a query:", "Write SQL for this:", "SQL please:", "Generate SQL:", "Translate to SQL:", "I want a query that answers:", "Good morning."]
+POLITE_SUFFIX = ["please", "thanks", "thank you", "pls", "if possible", "thx", "for me", "for my report"]
+RESERVED = set("""order group select table index user default primary key values where from to by case check column create delete desc end exists foreign in insert into is join left like limit not null on or
+references set union unique update when and as asc between distinct drop else having then using with transaction all add alter commit view trigger match natural offset""".split())
