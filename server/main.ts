@@ -61,7 +61,11 @@ async function loadEngine({ context, server }: App, start: StartEngine): Promise
   })
   bar.finish()
   if (backend.draining) return engine.close()
-  backend.attach(engine, await openAdapters(config, engine, (message) => server.log.info(message)))
+  const adapters = await openAdapters(config, engine, (message) => server.log.info(message)).catch(async (error: unknown) => {
+    await engine.close()                               // its process would keep this one alive
+    throw error
+  })
+  backend.attach(engine, adapters)
 }
 
 function announce({ context }: App, address: string): void {

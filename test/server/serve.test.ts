@@ -54,6 +54,12 @@ t.test('one line on standard output says the address; a second server there says
   t.equal(await server.exit, 0)
 })
 
+t.test('an adapter of the command line that cannot be served ends the start with its reason', { buffered: true }, async (t) => {
+  const server = start(t, ['--adapter', 'sql=/nowhere'])
+  t.equal(await server.exit, 1)
+  t.match(server.err(), /ADAPTER_NOT_FOUND: There is no adapter folder at \/nowhere/)
+})
+
 t.test('SIGTERM lets a stream finish, refuses new requests meanwhile, and exits 0', { buffered: true }, async (t) => {
   const server = start(t, [], { FAKE_DELAY_MS: '80' })
   const url = await address(server)
