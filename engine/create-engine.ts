@@ -5,9 +5,10 @@ import type { EngineOptions, ModelInfo, Progress, SamplingParams } from './api.j
 import { chooseTemplate } from './chat-template.js'
 import { LocalEngine } from './engine.js'
 import { EngineError } from './errors.js'
-import { GEMMA_SAMPLING, GEMMA_STOP_IDS, GEMMA_VOCAB_SIZE, type ModelSource, resolveModel } from './model-source.js'
+import { GEMMA_SAMPLING, GEMMA_STOP_IDS, type ModelSource, resolveModel } from './model-source.js'
 import { type NativeModel, native, toEngineError } from './native.js'
 import { PromptEncoder } from './prompt-encoder.js'
+import { GEMMA_VOCAB_SIZE } from './token-table.js'
 import type { Tokenizer } from './tokenizer.js'
 import { warmUp } from './warm-up.js'
 

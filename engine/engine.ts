@@ -44,6 +44,8 @@ const MAX_FAILED_STEPS = 3
 
 export class LocalEngine implements Engine {
   readonly info: ModelInfo
+  /** The model itself: for goldens and scripts. */
+  readonly model: NativeModel
   readonly restarts = 0
   readonly fullStepMs: number
   state: EngineState = 'ready'
@@ -68,6 +70,7 @@ export class LocalEngine implements Engine {
   constructor(parts: EngineParts) {
     this.#parts = parts
     this.info = parts.info
+    this.model = parts.model
     this.fullStepMs = parts.fullStepMs
     const { model } = parts
     this.#scheduler = new Scheduler({

@@ -21,8 +21,6 @@ export interface ModelSource {
 
 /** Ids that end a turn in every Gemma 3 vocabulary: <eos> and <end_of_turn>. */
 export const GEMMA_STOP_IDS: readonly number[] = [1, 106]
-/** Entries of the published vocabularies; smaller ones are not Gemma's. */
-export const GEMMA_VOCAB_SIZE = 262_144
 /** generation_config.json of the published instruction-tuned checkpoints. */
 export const GEMMA_SAMPLING: SamplingParams = { temperature: 1, topK: 64, topP: 0.95 }
 

@@ -2,7 +2,6 @@
 
 import { createRequire } from 'node:module'
 import { existsSync } from 'node:fs'
-import { env } from 'node:process'
 import { fileURLToPath } from 'node:url'
 import { EngineError, type EngineErrorCode } from './errors.js'
 
@@ -179,9 +178,6 @@ function load(): NativeAddon {
   if (path === undefined) {
     throw new EngineError('INTERNAL', `${ADDON_PATH} is missing: run "npm run setup" to build the native engine`)
   }
-  // OpenMP reads this once, when the addon brings it in. Its default spins for milliseconds at every barrier, which ruins a machine
-  // that has other work for the cores; some 40 us cover the gaps between operations of one step.
-  env['GOMP_SPINCOUNT'] ??= '2000'
   try {
     return createRequire(import.meta.url)(path) as NativeAddon
   } catch (cause) {

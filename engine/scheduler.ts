@@ -26,6 +26,12 @@ export interface PlannedRow {
   readonly kv: KvTable
 }
 
+/** What is left of one step. The device takes one output a sequence, maxNumSeqs in all. */
+interface StepBudget {
+  tokens: number
+  outputs: number
+}
+
 /** Tokens of output that a request is charged for at admission, a choice: what it may take in the end is not known then. */
 const CHARGED_OUTPUT_TOKENS = 256
 /** Tokens a flow is granted in a round. */
@@ -101,18 +107,16 @@ export class Scheduler {
     this.#inPlan.clear()
     const rows: PlannedRow[] = []
     const preemptionsBefore = this.preemptions
-    let budget = this.maxBatchTokens
-    // One token is kept for each sequence that decodes, so that long prompts never stop the others.
-    let reserved = this.#running.filter((sequence) => sequence.nWanted === 1 && !sequence.paused).length
-    for (const sequence of [...this.#running]) {
-      if (sequence.status !== 'running' || sequence.paused) continue
-      const wanted = sequence.nWanted
-      if (wanted === 1) reserved--
-      const n = wanted === 1 ? 1 : Math.min(wanted, budget - reserved, this.maxChunk)
-      if (n <= 0 || !this.#makeRoom(sequence, n)) continue
-      rows.push(this.#planRow(sequence, n))
-      budget -= n
-    }
+    const queue = this.#running.filter((sequence) => !sequence.paused)
+    // Each sequence that decodes keeps one token, and each at all one output, so that long or scored prompts never stop the others.
+    const budget = { tokens: this.maxBatchTokens, outputs: this.maxNumSeqs }
+    let nDecoding = queue.filter((sequence) => sequence.nWanted === 1).length
+    queue.forEach((sequence, i) => {
+      if (sequence.status !== 'running') return
+      if (sequence.nWanted === 1) nDecoding--
+      const n = this.#chunk(sequence, { tokens: budget.tokens - nDecoding, outputs: budget.outputs - (queue.length - 1 - i) })
+      if (n > 0 && this.#makeRoom(sequence, n)) rows.push(this.#planRow(sequence, n, budget))
+    })
     if (this.preemptions === preemptionsBefore) this.#admit(rows, budget)
     for (const { sequence } of rows) {
       this.#publish(sequence)
@@ -150,9 +154,14 @@ export class Scheduler {
     this.finish(sequence)
   }
 
-  #admit(rows: PlannedRow[], budgetLeft: number): void {
-    let budget = budgetLeft
-    while (budget > 0) {
+  /** Tokens of a sequence for this step. Where its prompt is scored, every token takes an output. */
+  #chunk(sequence: Sequence, { tokens, outputs }: StepBudget): number {
+    const n = Math.min(sequence.nWanted, tokens, this.maxChunk)
+    return isScoring(sequence) ? Math.min(n, outputs) : n
+  }
+
+  #admit(rows: PlannedRow[], budget: StepBudget): void {
+    while (budget.tokens > 0 && budget.outputs > 0) {
       const returning = this.#returning.find(isReady)
       const sequence = returning ?? this.#queue.peek()
       if (sequence === undefined) return
@@ -161,11 +170,10 @@ export class Scheduler {
       if (returning === undefined) this.#queue.take()
       else this.#returning.splice(this.#returning.indexOf(returning), 1)
       this.#enter(sequence, match)
-      const n = Math.min(sequence.nWanted, budget, this.maxChunk)
+      const n = this.#chunk(sequence, budget)
       if (n === 0) continue
       if (!this.#makeRoom(sequence, n)) return
-      rows.push(this.#planRow(sequence, n))
-      budget -= n
+      rows.push(this.#planRow(sequence, n, budget))
     }
   }
 
@@ -194,7 +202,9 @@ export class Scheduler {
     this.#running.push(sequence)
   }
 
-  #planRow(sequence: Sequence, n: number): PlannedRow {
+  #planRow(sequence: Sequence, n: number, budget: StepBudget): PlannedRow {
+    budget.tokens -= n
+    budget.outputs -= isScoring(sequence) ? n : 1
     const from = sequence.nComputed
     const to = from + n
     const samples = sequence.maxTokens > 0 && to === sequence.nTokens
@@ -262,6 +272,11 @@ export class Scheduler {
   #publish(sequence: Sequence): void {
     if (sequence.kv !== null) this.kv.publish(sequence.kv, Math.min(sequence.nComputed, sequence.nKnown))
   }
+}
+
+/** Log-probabilities of its prompt are still to come. */
+function isScoring(sequence: Sequence): boolean {
+  return sequence.promptLogprobs >= 0 && !sequence.prefilled
 }
 
 function isReady(sequence: Sequence): boolean {

@@ -4,6 +4,9 @@ export const TOKEN_NORMAL = 1
 export const TOKEN_CONTROL = 3
 export const TOKEN_BYTE = 6
 
+/** Entries of the published Gemma 3 vocabularies; smaller ones are not Gemma's. */
+export const GEMMA_VOCAB_SIZE = 262_144
+
 const WORD_MARK = '\u2581'
 
 export class TokenTable {

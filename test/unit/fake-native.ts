@@ -14,6 +14,7 @@ export interface FakeOptions {
   readonly maxModelLen?: number
   readonly eosTokenIds?: readonly number[]
   readonly hash?: string
+  readonly maxNumSeqs?: number
   /** Milliseconds a step takes; 0 = one turn of the event loop. */
   readonly stepMs?: number
 }
@@ -53,6 +54,7 @@ export class FakeModel implements NativeModel {
   readonly #sequences = new Map<number, DeviceSequence>()
   readonly #adapters = new Map<number, number>()
   readonly #window: number
+  readonly #maxOutputs: number
   readonly #stepMs: number
   #last: Promise<unknown> = Promise.resolve()
 
@@ -63,6 +65,7 @@ export class FakeModel implements NativeModel {
       slidingWindow: window, maxModelLen, blockTokens, nGlobalBlocks, nSlidingBlocks, eosTokenIds: options.eosTokenIds ?? [1],
     }
     this.#window = window
+    this.#maxOutputs = options.maxNumSeqs ?? 8
     this.#stepMs = options.stepMs ?? 0
     this.#global = Array.from({ length: nGlobalBlocks * blockTokens }, () => ({ position: -1, state: 0 }))
     this.#sliding = Array.from({ length: nSlidingBlocks * blockTokens }, () => ({ position: -1, state: 0 }))
@@ -126,6 +129,7 @@ export class FakeModel implements NativeModel {
       this.nextError = null
       throw error
     }
+    assert(plan.outTokens.length <= this.#maxOutputs, `${plan.outTokens.length} outputs, at most ${this.#maxOutputs}`)
     this.nSteps++
     this.largestStep = Math.max(this.largestStep, plan.tokenIds.length)
     for (const { slot, adapter, sampling, outputIds } of plan.starts) {

@@ -87,6 +87,20 @@ t.test('prompt log-probabilities compute the whole prompt, cached or not', async
   t.same(scored.outputIds, expected(scored))
 })
 
+t.test('a scored prompt takes no more outputs than the device has, and stops nobody', async (t) => {
+  const driver = new Driver({ maxNumSeqs: 4, maxBatchTokens: 32 })
+  const others = [1, 2].map((i) => sequence(prompt(4, i), { maxTokens: 30 }))
+  for (const s of others) driver.scheduler.add([s])
+  for (let i = 0; i < 3; i++) await driver.turn()
+  const scored = sequence(prompt(30), { promptLogprobs: 2, maxTokens: 2 })
+  driver.scheduler.add([scored])
+  const before = others[0]!.outputIds.length
+  for (let i = 0; i < 10; i++) await driver.turn()
+  t.equal(others[0]!.outputIds.length, before + 10)
+  await driver.run()
+  for (const s of [...others, scored]) t.same(s.outputIds, expected(s))
+})
+
 t.test('choices of one prompt compute its full blocks once, each as if alone', async (t) => {
   const driver = new Driver({ nGlobalBlocks: 200, nSlidingBlocks: 200 })
   const seeds = [1n, 2n, 3n, 4n]
@@ -220,6 +234,7 @@ t.test('random workloads: blocks are conserved, rules hold, every request ends w
         const maxTokens = 1 + random(40)
         const choices = Array.from({ length: n }, (_, index) => sequence(ids, {
           index, maxTokens, adapterSlot: onAdapter ? 0 : -1, flow: onAdapter ? 'an adapter' : '',
+          promptLogprobs: index === 0 && random(4) === 0 ? 0 : -1,
           cacheSeed: random(8) === 0 ? null : chainSeed('b', onAdapter ? 'an adapter' : '', ''),
           sampling: { ...GREEDY, temperature: random(2), seed: BigInt(random(1000)), presencePenalty: random(2) },
           stopIds: new Set([random(512), random(512), random(512)]),

