@@ -41,6 +41,7 @@ export interface App {
 
 const HEADER_TIMEOUT_MS = 10_000
 const BODY_TIMEOUT_MS = 60_000
+const CLOSE_GRACE_MS = 1_000
 const MAX_HEADER_BYTES = 16 * 1024
 const MAX_PARAM_LENGTH = 256
 
@@ -48,6 +49,7 @@ export async function buildApp({ config, backend, keys }: AppOptions): Promise<A
   const context = buildContext(config, backend, keys)
   const server = createServer(config)
 
+  server.addHook('preClose', async () => closeStragglers(server))
   await registerUpgrades(server)
   registerErrors(server)
   registerAccessLog(server)
@@ -68,6 +70,11 @@ export async function buildApp({ config, backend, keys }: AppOptions): Promise<A
   await registerAdapters(server, context)
 
   return { server, context }
+}
+
+/** A connection that never becomes idle (an unread body, a half-sent request) must not hold up the end of the process. */
+function closeStragglers({ server }: FastifyInstance): void {
+  setTimeout(() => server.closeAllConnections(), CLOSE_GRACE_MS).unref()
 }
 
 function createServer(config: ServerConfig): FastifyInstance {

@@ -71,9 +71,9 @@ export function sseEvents(body: string): any[] {
   })
 }
 
-/** Until the condition holds; fails the test by throwing after ten seconds. */
+/** Until the condition holds; fails the test by throwing after thirty seconds. */
 export async function until(condition: () => boolean, what: string): Promise<void> {
-  const deadline = performance.now() + 10_000
+  const deadline = performance.now() + 30_000
   while (!condition()) {
     if (performance.now() > deadline) throw new Error(`still not: ${what}`)
     await new Promise((resolve) => setTimeout(resolve, 5))

@@ -4,6 +4,10 @@ import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { chatBody, MODEL, sseEvents, until } from './harness.js'
 
+// Processes start slowly on a busy machine: several at once.
+t.jobs = 2
+t.setTimeout(120_000)
+
 interface Server {
   readonly child: ChildProcess
   readonly out: () => string
@@ -23,7 +27,7 @@ function start(t: Test, flags: readonly string[] = [], env: Record<string, strin
 }
 
 async function address(server: Server): Promise<string> {
-  for (const deadline = performance.now() + 10_000; performance.now() < deadline; await new Promise((resolve) => setTimeout(resolve, 10))) {
+  for (const deadline = performance.now() + 60_000; performance.now() < deadline; await new Promise((resolve) => setTimeout(resolve, 10))) {
     const url = /http:\/\/\S+/.exec(server.out())?.[0]
     if (url !== undefined) return url
   }
