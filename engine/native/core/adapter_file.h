@@ -36,8 +36,10 @@ struct AdapterFile {
   std::optional<LoraPair> lm_head;         // A [rank, hidden_size], B [vocab_size, rank]
   std::optional<TokenRows> token_rows;     // trainable_token_indices of embed_tokens; of the head too when tied
   std::optional<TokenRows> head_rows;      // trainable_token_indices of an untied lm_head
-  HostTensor saved_embed_tokens;           // modules_to_save: [vocab_size, hidden_size] or empty
-  HostTensor saved_lm_head;                // modules_to_save: [vocab_size, hidden_size] or empty
+  HostTensor saved_embed_tokens;           // full matrix [vocab_size, hidden_size] in place of the base's, or empty
+  HostTensor saved_lm_head;                // the same of the head: set wherever the head's rows must not be the base's
+  // True where they are copies that PEFT writes beside LoRA on an embedding: as a rule the base's own rows, bit for bit.
+  bool saved_is_base_copy = false;
   uint64_t bytes = 0;                      // of all tensors
   int n_tensors = 0;
   std::vector<std::string> warnings;       // loads all the same: "every lora_B is zero", ...

@@ -217,8 +217,7 @@ double Json::as_double(std::string_view what) const {
   if (type_ != Type::kNumber) mismatch(what, "a number", *this);
   double value = 0;
   const auto [end, error] = std::from_chars(text_.data(), text_.data() + text_.size(), value);
-  const bool tiny = error == std::errc::result_out_of_range && std::fabs(value) < 1;
-  if ((error != std::errc{} && !tiny) || end != text_.data() + text_.size() || !std::isfinite(value)) {
+  if (error != std::errc{} || end != text_.data() + text_.size() || !std::isfinite(value)) {
     throw Error("FILE_INVALID", std::string(what) + " must be a finite number, not " + text_.substr(0, 40));
   }
   return value;

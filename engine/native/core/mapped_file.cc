@@ -91,20 +91,33 @@ std::shared_ptr<uint8_t> allocate_bytes(uint64_t n) {
   return std::shared_ptr<uint8_t>(static_cast<uint8_t*>(data), [](uint8_t* p) { std::free(p); });
 }
 
-FileBytes read_file(const std::string& path, uint64_t max_bytes) {
+FileReader::FileReader(const std::string& path) : path_(path) {
   struct stat status {};
-  const Descriptor file{open_regular(path, status)};
-  const auto size = static_cast<uint64_t>(status.st_size);
-  if (size > max_bytes) {
-    throw Error("FILE_INVALID", path + ": has " + std::to_string(size) + " bytes, at most " + std::to_string(max_bytes) + " are read");
+  fd_ = open_regular(path, status);
+  size_ = static_cast<uint64_t>(status.st_size);
+}
+
+FileReader::~FileReader() { ::close(fd_); }
+
+void FileReader::read(uint64_t offset, void* out, uint64_t n) const {
+  auto* p = static_cast<uint8_t*>(out);
+  while (n > 0) {
+    const ssize_t done = ::pread(fd_, p, n, static_cast<off_t>(offset));
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) throw Error("FILE_INVALID", path_ + ": " + (done == 0 ? "became shorter while it was read" : reason()));
+    p += done;
+    offset += static_cast<uint64_t>(done);
+    n -= static_cast<uint64_t>(done);
   }
-  FileBytes bytes{allocate_bytes(size), size};
-  for (uint64_t done = 0; done < size;) {
-    const ssize_t n = ::read(file.fd, bytes.data.get() + done, size - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) throw Error("FILE_INVALID", path + ": " + (n == 0 ? "became shorter while it was read" : reason()));
-    done += static_cast<uint64_t>(n);
+}
+
+FileBytes read_file(const std::string& path, uint64_t max_bytes) {
+  const FileReader file(path);
+  if (file.size() > max_bytes) {
+    throw Error("FILE_INVALID", path + ": has " + std::to_string(file.size()) + " bytes, at most " + std::to_string(max_bytes) + " are read");
   }
+  FileBytes bytes{allocate_bytes(file.size()), file.size()};
+  file.read(0, bytes.data.get(), bytes.size);
   return bytes;
 }
 

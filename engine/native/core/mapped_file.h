@@ -30,6 +30,22 @@ class MappedFile {
   std::string path_;
 };
 
+// An open regular file that is read piece by piece into the caller's memory. Throws as MappedFile does.
+class FileReader {
+ public:
+  explicit FileReader(const std::string& path);
+  ~FileReader();
+  FileReader(const FileReader&) = delete;
+  FileReader& operator=(const FileReader&) = delete;
+  uint64_t size() const { return size_; }
+  void read(uint64_t offset, void* out, uint64_t n) const;   // all n bytes, or FILE_INVALID
+
+ private:
+  std::string path_;
+  uint64_t size_ = 0;
+  int fd_ = -1;
+};
+
 bool is_file(const std::string& path);
 bool is_directory(const std::string& path);
 std::string path_name(const std::string& path);   // last component, no trailing slashes

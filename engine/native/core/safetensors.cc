@@ -8,7 +8,6 @@
 #include "checked.h"
 #include "error.h"
 #include "json.h"
-#include "mapped_file.h"
 
 static_assert(std::endian::native == std::endian::little, "safetensors and GGUF are read in place");
 
@@ -84,17 +83,19 @@ void check_layout(const std::vector<TensorInfo>& tensors, uint64_t data_bytes) {
   }
 }
 
-std::string_view split_header(std::string_view bytes, const SafetensorsLimits& limits) {
-  if (bytes.size() < 8) throw Error("FILE_INVALID", "has " + std::to_string(bytes.size()) + " bytes, too few for a header");
+// The header's length out of the first 8 bytes of a file of `file_bytes`.
+uint64_t header_length(const char* first8, uint64_t file_bytes, const SafetensorsLimits& limits) {
   uint64_t n = 0;
-  std::memcpy(&n, bytes.data(), 8);
+  std::memcpy(&n, first8, 8);
   if (n > limits.header_bytes) {
     throw Error("FILE_INVALID", "claims a header of " + std::to_string(n) + " bytes, at most " + std::to_string(limits.header_bytes) + " are read");
   }
-  if (n > bytes.size() - 8) throw Error("FILE_INVALID", "ends inside its header of " + std::to_string(n) + " bytes");
-  const std::string_view header = bytes.substr(8, n);
-  if (header.empty() || header[0] != '{') throw Error("FILE_INVALID", "its header does not start with {");
-  return header;
+  if (n > file_bytes - 8) throw Error("FILE_INVALID", "ends inside its header of " + std::to_string(n) + " bytes");
+  return n;
+}
+
+void check_first8(uint64_t file_bytes) {
+  if (file_bytes < 8) throw Error("FILE_INVALID", "has " + std::to_string(file_bytes) + " bytes, too few for a header");
 }
 
 std::map<std::string, std::string> parse_metadata(const Json& value) {
@@ -116,24 +117,57 @@ Safetensors Safetensors::parse(const std::string& name, std::string_view bytes, 
   Safetensors file;
   file.name_ = name;
   file.owner_ = std::move(owner);
-  file.header_ = split_header(bytes, limits);
-  file.data_ = bytes.substr(8 + file.header_.size());
-  // A tensor of two dimensions is 9 values and 4 keys.
-  const Json header = Json::parse(file.header_, {.depth = 8, .values = 1000 + 20 * limits.tensors});
-  if (header.keys().size() > limits.tensors) {
-    throw Error("FILE_INVALID", "holds " + std::to_string(header.keys().size()) + " tensors, at most " + std::to_string(limits.tensors) + " are read");
-  }
-  file.tensors_.reserve(header.keys().size());
-  for (size_t i = 0; i < header.keys().size(); ++i) {
-    const std::string& key = header.keys()[i];
-    if (key == "__metadata__") file.metadata_ = parse_metadata(header.items()[i]);
-    else file.tensors_.push_back(parse_entry(key, header.items()[i], file.data_.size()));
-  }
-  check_layout(file.tensors_, file.data_.size());
-  for (size_t i = 0; i < file.tensors_.size(); ++i) file.index_.emplace(file.tensors_[i].name, i);
+  check_first8(bytes.size());
+  const uint64_t n = header_length(bytes.data(), bytes.size(), limits);
+  file.data_ = bytes.data() + 8 + n;
+  file.data_bytes_ = bytes.size() - 8 - n;
+  file.parse_header(bytes.substr(8, n), limits);
   return file;
 } catch (const Error& error) {
   throw Error(error.code(), name + ": " + error.what());
+}
+
+Safetensors Safetensors::open_owned(const std::string& path, const SafetensorsLimits& limits) {
+  Safetensors file;
+  file.name_ = path_name(path);
+  file.reader_ = std::make_shared<FileReader>(path);
+  try {
+    char first8[8];
+    check_first8(file.reader_->size());
+    file.reader_->read(0, first8, 8);
+    const uint64_t n = header_length(first8, file.reader_->size(), limits);
+    std::string header(n, '\0');
+    file.reader_->read(8, header.data(), n);
+    file.data_bytes_ = file.reader_->size() - 8 - n;
+    file.parse_header(header, limits);
+    return file;
+  } catch (const Error& error) {
+    throw Error(error.code(), file.name_ + ": " + error.what());
+  }
+}
+
+void Safetensors::load() {
+  auto bytes = allocate_bytes(data_bytes_);
+  reader_->read(reader_->size() - data_bytes_, bytes.get(), data_bytes_);
+  data_ = reinterpret_cast<const char*>(bytes.get());
+  owner_ = std::move(bytes);
+}
+
+void Safetensors::parse_header(std::string_view text, const SafetensorsLimits& limits) {
+  if (text.empty() || text[0] != '{') throw Error("FILE_INVALID", "its header does not start with {");
+  // A tensor of two dimensions is 9 values and 4 keys.
+  const Json header = Json::parse(text, {.depth = 8, .values = 1000 + 20 * limits.tensors});
+  if (header.keys().size() > limits.tensors) {
+    throw Error("FILE_INVALID", "holds " + std::to_string(header.keys().size()) + " tensors, at most " + std::to_string(limits.tensors) + " are read");
+  }
+  tensors_.reserve(header.keys().size());
+  for (size_t i = 0; i < header.keys().size(); ++i) {
+    const std::string& key = header.keys()[i];
+    if (key == "__metadata__") metadata_ = parse_metadata(header.items()[i]);
+    else tensors_.push_back(parse_entry(key, header.items()[i], data_bytes_));
+  }
+  check_layout(tensors_, data_bytes_);
+  for (size_t i = 0; i < tensors_.size(); ++i) index_.emplace(tensors_[i].name, i);
 }
 
 const TensorInfo* Safetensors::find(std::string_view name) const {
@@ -142,7 +176,8 @@ const TensorInfo* Safetensors::find(std::string_view name) const {
 }
 
 HostTensor Safetensors::tensor(const TensorInfo& info) const {
-  HostTensor tensor{info.dtype, info.shape, data_.data() + info.begin, owner_};
+  if (data_ == nullptr) throw Error("INTERNAL", name_ + " is not loaded");
+  HostTensor tensor{info.dtype, info.shape, data_ + info.begin, owner_};
   if (reinterpret_cast<uintptr_t>(tensor.data) % static_cast<uintptr_t>(dtype_bytes(info.dtype)) != 0) {
     auto copy = allocate_bytes(info.end - info.begin);
     std::memcpy(copy.get(), tensor.data, info.end - info.begin);

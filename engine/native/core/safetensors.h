@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "host_tensor.h"
+#include "mapped_file.h"
 
 namespace lorikeet {
 
@@ -41,19 +42,27 @@ class Safetensors {
   static Safetensors parse(const std::string& name, std::string_view bytes, std::shared_ptr<const void> owner,
                            const SafetensorsLimits& limits = {});
 
+  // Reads and checks the header alone; tensor() works after load(), which reads the data into owned memory. For files that
+  // must not be mapped, and must be judged before their size is allocated.
+  static Safetensors open_owned(const std::string& path, const SafetensorsLimits& limits);
+  void load();
+
   const std::vector<TensorInfo>& tensors() const { return tensors_; }   // in header order
   const TensorInfo* find(std::string_view name) const;
   // The tensor's bytes in place (copied where the file does not align them to their dtype).
   HostTensor tensor(const TensorInfo& info) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
   const std::string& name() const { return name_; }
-  std::string_view header() const { return header_; }
-  std::string_view data() const { return data_; }
+  uint64_t data_bytes() const { return data_bytes_; }
 
  private:
   Safetensors() = default;
+  void parse_header(std::string_view header, const SafetensorsLimits& limits);
+
   std::string name_;
-  std::string_view header_, data_;
+  const char* data_ = nullptr;             // null before load()
+  uint64_t data_bytes_ = 0;
+  std::shared_ptr<FileReader> reader_;     // of open_owned
   std::shared_ptr<const void> owner_;
   std::vector<TensorInfo> tensors_;
   std::unordered_map<std::string_view, size_t> index_;   // keys point into tensors_
