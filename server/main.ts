@@ -5,11 +5,11 @@ import type { AddressInfo } from 'node:net'
 import type { Engine, EngineOptions, Progress } from '../engine/api.js'
 import { startEngine } from '../engine/client.js'
 import { EngineError } from '../engine/errors.js'
-import { BaseOnlyDirectory } from './adapter-directory.js'
 import { buildApp, type App } from './app.js'
 import { Backend } from './backend.js'
 import { describeSettings, loadConfig, UsageError, type ServerConfig } from './config.js'
 import { KeyStore } from './keys.js'
+import { openAdapters } from './open-adapters.js'
 import { ProgressBar } from './progress-bar.js'
 import { drain, onceStopped } from './shutdown.js'
 
@@ -52,7 +52,7 @@ async function listen({ server }: App, { host, port }: ServerConfig): Promise<st
   return `http://${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`
 }
 
-async function loadEngine({ context }: App, start: StartEngine): Promise<void> {
+async function loadEngine({ context, server }: App, start: StartEngine): Promise<void> {
   const { backend, config } = context
   const bar = new ProgressBar()
   const engine = await start(config.engine, (progress) => {
@@ -61,7 +61,11 @@ async function loadEngine({ context }: App, start: StartEngine): Promise<void> {
   })
   bar.finish()
   if (backend.draining) return engine.close()
-  backend.attach(engine, new BaseOnlyDirectory(config.modelNames, engine.info.source))
+  const adapters = await openAdapters(config, engine, (message) => server.log.info(message)).catch(async (error: unknown) => {
+    await engine.close()                               // its process would keep this one alive
+    throw error
+  })
+  backend.attach(engine, adapters)
 }
 
 function announce({ context }: App, address: string): void {

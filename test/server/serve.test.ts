@@ -17,7 +17,7 @@ interface Server {
 
 function start(t: Test, flags: readonly string[] = [], env: Record<string, string> = {}): Server {
   const entry = fileURLToPath(new URL('./serve-fake.js', import.meta.url))
-  const child = spawn(process.execPath, [entry, '--port', '0', '--served-model-name', MODEL, ...flags], { env: { ...process.env, NODE_OPTIONS: '', ...env } })
+  const child = spawn(process.execPath, [entry, '--port', '0', '--served-model-name', MODEL, '--data-dir', t.testdir({}), ...flags], { env: { ...process.env, NODE_OPTIONS: '', ...env } })
   const texts = { out: '', err: '' }
   child.stdout.on('data', (data) => (texts.out += data))
   child.stderr.on('data', (data) => (texts.err += data))
@@ -37,7 +37,7 @@ async function address(server: Server): Promise<string> {
 const post = (url: string, fields: object = {}) =>
   fetch(`${url}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(chatBody(fields)) })
 
-t.test('one line on standard output says the address; a second server there says that the port is taken', async (t) => {
+t.test('one line on standard output says the address; a second server there says that the port is taken', { buffered: true }, async (t) => {
   const server = start(t)
   const url = await address(server)
   t.equal((await post(url)).status, 200)
@@ -54,7 +54,13 @@ t.test('one line on standard output says the address; a second server there says
   t.equal(await server.exit, 0)
 })
 
-t.test('SIGTERM lets a stream finish, refuses new requests meanwhile, and exits 0', async (t) => {
+t.test('an adapter of the command line that cannot be served ends the start with its reason', { buffered: true }, async (t) => {
+  const server = start(t, ['--adapter', 'sql=/nowhere'])
+  t.equal(await server.exit, 1)
+  t.match(server.err(), /ADAPTER_NOT_FOUND: There is no adapter folder at \/nowhere/)
+})
+
+t.test('SIGTERM lets a stream finish, refuses new requests meanwhile, and exits 0', { buffered: true }, async (t) => {
   const server = start(t, [], { FAKE_DELAY_MS: '80' })
   const url = await address(server)
   const stream = await post(url, { stream: true })
@@ -68,7 +74,7 @@ t.test('SIGTERM lets a stream finish, refuses new requests meanwhile, and exits 
   t.equal(await server.exit, 0)
 })
 
-t.test('what cannot finish in time is told so', async (t) => {
+t.test('what cannot finish in time is told so', { buffered: true }, async (t) => {
   const server = start(t, ['--drain-timeout', '50ms'], { FAKE_DELAY_MS: '1000' })
   const url = await address(server)
   const stream = await post(url, { stream: true })
@@ -78,7 +84,7 @@ t.test('what cannot finish in time is told so', async (t) => {
   t.equal(await server.exit, 0)
 })
 
-t.test('a second SIGTERM does not wait', async (t) => {
+t.test('a second SIGTERM does not wait', { buffered: true }, async (t) => {
   const server = start(t, [], { FAKE_DELAY_MS: '5000' })
   const url = await address(server)
   const stream = post(url, { stream: true }).then((response) => response.text()).catch(() => 'cut')
@@ -90,7 +96,7 @@ t.test('a second SIGTERM does not wait', async (t) => {
   await stream
 })
 
-t.test('probes are answered while the model loads, and progress is told', async (t) => {
+t.test('probes are answered while the model loads, and progress is told', { buffered: true }, async (t) => {
   const port = 20_000 + (process.pid % 20_000)
   const server = start(t, ['--port', String(port)], { FAKE_LOAD_MS: '600' })
   const url = `http://127.0.0.1:${port}`
@@ -105,7 +111,7 @@ t.test('probes are answered while the model loads, and progress is told', async 
   t.equal((await fetch(`${url}/startupz`)).status, 200)
 })
 
-t.test('a model that does not load is said and ends the process with 1', async (t) => {
+t.test('a model that does not load is said and ends the process with 1', { buffered: true }, async (t) => {
   const server = start(t, [], { FAKE_LOAD_ERROR: 'no such file: /models/x' })
   t.equal(await server.exit, 1)
   t.match(server.err(), /MODEL_NOT_FOUND: no such file/)
