@@ -16,7 +16,7 @@ namespace lorikeet::CPU_NS {
 
 struct HeadCpu : Head {
   LinearCpu exact;            // bf16 or f32 rows as the checkpoint has them (NF4: the packed codes)
-  Buffer codes;               // int8 + 128, [V/4][H/64][4][64]
+  Buffer codes;               // int8 + 128, [ceil(V/16)][H/4][16][4]: one register is four elements of sixteen rows
   std::vector<float> scale;   // [V]
   std::vector<float> error;   // [V] see above
   float norm_max = 0;         // largest row norm
@@ -24,7 +24,8 @@ struct HeadCpu : Head {
 
 namespace {
 
-constexpr int64_t kStep = 64;  // codes of one instruction
+constexpr int64_t kRows = kLanes;  // rows of one register
+constexpr int64_t kDeep = 4;        // elements of a row in one register
 
 /// Quantised form of one hidden state.
 struct Hidden8 {
@@ -91,7 +92,7 @@ void read_row(const HostMatrix& m, int64_t row, float* out) {
 
 void quantise_head(HeadCpu& head, const HostMatrix& m) {
   const int64_t V = m.rows, H = m.cols;
-  head.codes = allocate(size_t(V * H));
+  head.codes = allocate(size_t((V + kRows - 1) / kRows * kRows * H));
   head.scale.resize(V);
   head.error.resize(V);
   auto* codes = static_cast<uint8_t*>(head.codes.data());
@@ -106,77 +107,101 @@ void quantise_head(HeadCpu& head, const HostMatrix& m) {
       read_row(m, n, row.data());
       quantise_row(row.data(), H, q.data(), head.scale[n], head.error[n], norm);
       norm_max = std::max(norm_max, norm);
-      uint8_t* group = codes + n / kGroup * kGroup * H;
-      for (int64_t i = 0; i < H; i++) group[i / kStep * kGroup * kStep + n % kGroup * kStep + i % kStep] = uint8_t(q[i] + 128);
+      uint8_t* lane = codes + n / kRows * kRows * H + n % kRows * kDeep;
+      for (int64_t i = 0; i < H; i++) lane[i / kDeep * kRows * kDeep + i % kDeep] = uint8_t(q[i] + 128);
     }
   }
   head.norm_max = norm_max;
 }
 
-/// sums[m][r] = sum over H of q[m] * (code[r]), codes being unsigned: 128 * sum(q) too large, taken off by the caller.
+constexpr int kTogether = 12;  // outputs of one tile: two accumulators each fill most of the registers
+
+/// Hidden states of one tile as the dot products read them, one stream: [H/4][M][high, low][4].
+struct HiddenTile {
+  int n = 0, width = 0;        // outputs, and M >= n: spare places repeat the last output
+  std::vector<int8_t> packed;
+  const Hidden8* x = nullptr;  // [n]
+  const int64_t* outputs = nullptr;
+};
+
+HiddenTile pack_tile(const Hidden8* x, const int64_t* outputs, int n, int64_t H) {
+  HiddenTile tile{n, n <= 2 ? n : (n + 3) / 4 * 4, {}, x, outputs};
+  tile.packed.resize(size_t(H) * tile.width * 2);
+  int8_t* out = tile.packed.data();
+  for (int64_t k = 0; k < H; k += kDeep)
+    for (int m = 0; m < tile.width; m++, out += 2 * kDeep) {
+      std::memcpy(out, x[std::min(m, n - 1)].high.data() + k, kDeep);
+      std::memcpy(out + kDeep, x[std::min(m, n - 1)].low.data() + k, kDeep);
+    }
+  return tile;
+}
+
+/// sums[m][lane] = sum over H of q[m] * code[row of lane], codes being unsigned: 128 * sum(q) too large, taken off by the caller.
+/// Integers: exact modulo 2^32, in any order.
 template <int M>
-inline void int8_tile(const uint8_t* codes, const Hidden8* const* x, int64_t H, int32_t (*sums)[kGroup]) {
+inline void int8_tile(const uint8_t* codes, const int8_t* x, int64_t H, i32x16* sums) {
 #if defined(__AVX512VNNI__)
-  __m512i high[M][kGroup] = {}, low[M][kGroup] = {};
-  for (int64_t k = 0; k < H; k += kStep, codes += kGroup * kStep) {
+  __m512i high[M], low[M];
+  for (int m = 0; m < M; m++) high[m] = low[m] = _mm512_setzero_si512();
+  for (int64_t k = 0; k < H; k += kDeep, codes += kRows * kDeep, x += 2 * M * kDeep) {
     _mm_prefetch((const char*)codes + 4096, _MM_HINT_T0);
-    _mm_prefetch((const char*)codes + 4160, _MM_HINT_T0);
-    _mm_prefetch((const char*)codes + 4224, _MM_HINT_T0);
-    _mm_prefetch((const char*)codes + 4288, _MM_HINT_T0);
-    for (int r = 0; r < kGroup; r++) {
-      const __m512i w = _mm512_loadu_si512(codes + r * kStep);
-      for (int m = 0; m < M; m++) {
-        high[m][r] = _mm512_dpbusd_epi32(high[m][r], w, _mm512_loadu_si512(x[m]->high.data() + k));
-        low[m][r] = _mm512_dpbusd_epi32(low[m][r], w, _mm512_loadu_si512(x[m]->low.data() + k));
-      }
+    const __m512i w = _mm512_loadu_si512(codes);
+    for (int m = 0; m < M; m++) {
+      int32_t pair[2];
+      std::memcpy(pair, x + m * 2 * kDeep, 8);
+      high[m] = _mm512_dpbusd_epi32(high[m], w, _mm512_set1_epi32(pair[0]));
+      low[m] = _mm512_dpbusd_epi32(low[m], w, _mm512_set1_epi32(pair[1]));
     }
   }
-  for (int m = 0; m < M; m++)
-    for (int r = 0; r < kGroup; r++)
-      sums[m][r] = _mm512_reduce_add_epi32(_mm512_add_epi32(_mm512_slli_epi32(high[m][r], 7), low[m][r]));
+  for (int m = 0; m < M; m++) sums[m] = (i32x16)_mm512_add_epi32(_mm512_slli_epi32(high[m], 7), low[m]);
 #else
   for (int m = 0; m < M; m++) {
-    for (int r = 0; r < kGroup; r++) {
-      uint32_t high = 0, low = 0;
-      for (int64_t k = 0; k < H; k += kStep) {
-        const uint8_t* w = codes + k * kGroup + r * kStep;
-        int32_t h = 0, l = 0;
-        for (int64_t i = 0; i < kStep; i++) {
-          h += int32_t(w[i]) * x[m]->high[k + i];
-          l += int32_t(w[i]) * x[m]->low[k + i];
+    u32x16 high{}, low{};
+    for (int64_t k = 0; k < H; k += kDeep) {
+      const int8_t* pair = x + (k / kDeep * M + m) * 2 * kDeep;
+      for (int lane = 0; lane < kLanes; lane++)
+        for (int i = 0; i < kDeep; i++) {
+          const int32_t w = codes[k * kRows + lane * kDeep + i];
+          high[lane] += uint32_t(w * pair[i]);
+          low[lane] += uint32_t(w * pair[kDeep + i]);
         }
-        high += uint32_t(h);
-        low += uint32_t(l);
-      }
-      sums[m][r] = int32_t((high << 7) + low);
     }
+    sums[m] = (i32x16)((high << 7) + low);
   }
 #endif
 }
 
-constexpr int kTogether = 3;  // outputs of one tile: their accumulators and the codes fill the registers
+void score_rows(const HeadCpu& head, int64_t g, const HiddenTile& tile, Tensor values) {
+  const uint8_t* codes = static_cast<const uint8_t*>(head.codes.data()) + g * kRows * head.cols;
+  i32x16 sums[kTogether];
+  switch (tile.width) {
+    case 1: int8_tile<1>(codes, tile.packed.data(), head.cols, sums); break;
+    case 2: int8_tile<2>(codes, tile.packed.data(), head.cols, sums); break;
+    case 4: int8_tile<4>(codes, tile.packed.data(), head.cols, sums); break;
+    case 8: int8_tile<8>(codes, tile.packed.data(), head.cols, sums); break;
+    default: int8_tile<12>(codes, tile.packed.data(), head.cols, sums);
+  }
+  const int64_t row = g * kRows;
+  for (int m = 0; m < tile.n; m++) {
+    const u32x16 offset = u32x16{} + uint32_t(tile.x[m].sum) * 128u;
+    const f32x16 sum = __builtin_convertvector((i32x16)((u32x16)sums[m] - offset), f32x16);
+    float* out = values.f32(tile.outputs[m]) + row;
+    if (row + kRows <= head.rows) store(out, sum * (load(head.scale.data() + row) * tile.x[m].scale));
+    else for (int64_t i = 0; row + i < head.rows; i++) out[i] = sum[i] * (head.scale[row + i] * tile.x[m].scale);
+  }
+}
 
 void score_int8(const HeadCpu& head, const std::vector<Hidden8>& hidden, const std::vector<int64_t>& outputs, Tensor values) {
-  const int64_t H = head.cols;
-  const auto* codes = static_cast<const uint8_t*>(head.codes.data());
-#pragma omp parallel for schedule(dynamic, 64)
-  for (int64_t g = 0; g < head.rows / kGroup; g++) {
-    for (size_t o = 0; o < outputs.size(); o += kTogether) {
-      const Hidden8* x[kTogether];
-      const int n = int(std::min<size_t>(kTogether, outputs.size() - o));
-      for (int m = 0; m < n; m++) x[m] = &hidden[o + m];
-      int32_t sums[kTogether][kGroup];
-      if (n == 3) int8_tile<3>(codes + g * kGroup * H, x, H, sums);
-      else if (n == 2) int8_tile<2>(codes + g * kGroup * H, x, H, sums);
-      else int8_tile<1>(codes + g * kGroup * H, x, H, sums);
-      for (int m = 0; m < n; m++) {
-        float* row = values.f32(outputs[o + m]) + g * kGroup;
-        const uint32_t offset = uint32_t(x[m]->sum) * 128u;
-        for (int r = 0; r < kGroup; r++)
-          row[r] = float(int32_t(uint32_t(sums[m][r]) - offset)) * (head.scale[g * kGroup + r] * x[m]->scale);
-      }
-    }
+  std::vector<HiddenTile> tiles;
+  for (size_t o = 0; o < outputs.size();) {
+    // 16 outputs as 8 + 8, not 12 + 4: every tile reads the codes once.
+    const size_t left = outputs.size() - o, n_tiles = (left + kTogether - 1) / kTogether, n = (left + n_tiles - 1) / n_tiles;
+    tiles.push_back(pack_tile(hidden.data() + o, outputs.data() + o, int(n), head.cols));
+    o += n;
   }
+#pragma omp parallel for schedule(dynamic, 32)
+  for (int64_t g = 0; g < (head.rows + kRows - 1) / kRows; g++)
+    for (const HiddenTile& tile : tiles) score_rows(head, g, tile, values);
 }
 
 const HeadCpu& head_of(const Scores& scores, int64_t s) { return static_cast<const HeadCpu&>(*scores.heads[s]); }

@@ -113,7 +113,7 @@ void panels(Tensor out, const typename Dot::T* x, int64_t x_stride, int64_t n_to
   const int64_t n_panels = (w.rows + panel - 1) / panel;
 #pragma omp parallel
   {
-    std::vector<T> scratch;
+    thread_local std::vector<T> scratch;  // kept: fresh pages for every call cost more than the expansion
 #pragma omp for schedule(dynamic, 1)
     for (int64_t p = 0; p < n_panels; p++) {
       const int64_t begin = p * panel, end = std::min(w.rows, begin + panel);
@@ -132,14 +132,14 @@ void panels(Tensor out, const typename Dot::T* x, int64_t x_stride, int64_t n_to
 
 const bf16* rows_bf16(const LinearCpu& w, int64_t begin, int64_t end, std::vector<bf16>& scratch) {
   if (w.format == WeightFormat::kBF16) return static_cast<const bf16*>(w.data) + begin * w.cols;
-  scratch.resize((end - begin) * w.cols);
+  if (int64_t(scratch.size()) < (end - begin) * w.cols) scratch.resize((end - begin) * w.cols);
   expand_rows(w, begin, end, scratch.data());
   return scratch.data();
 }
 
 const float* rows_f32(const LinearCpu& w, int64_t begin, int64_t end, std::vector<float>& scratch) {
   if (w.format == WeightFormat::kF32) return static_cast<const float*>(w.data) + begin * w.cols;
-  scratch.resize((end - begin) * w.cols);
+  if (int64_t(scratch.size()) < (end - begin) * w.cols) scratch.resize((end - begin) * w.cols);
   if (w.format == WeightFormat::kNF4) {
     expand_rows(w, begin, end, scratch.data());
   } else {
