@@ -17,8 +17,8 @@ export interface ProcessTimings {
 
 export const PROCESS_TIMINGS: ProcessTimings = { watchdogMs: 10_000, backoffMs: 250, maxBackoffMs: 30_000, maxCrashes: 5, crashWindowMs: 60_000 }
 
-/** A hang is told from a slow step by this factor over the longest step expected. */
-const STEP_ALLOWANCE = 8
+/** A device that hangs is told from a slow step by this factor over the longest step expected. */
+const STEP_ALLOWANCE = 4
 /** Loading may keep the event loop of the process busy this long, milliseconds (a tokenizer of 33 MB takes 4 s on a busy machine). */
 const LOADING_ALLOWANCE_MS = 60_000
 
@@ -44,8 +44,12 @@ export class EngineProcess {
   #restartTimer: NodeJS.Timeout | undefined
   #isUp = false
   #wasUp = false
+  /** Any message: the event loop of the process turns. */
+  #lastMessageAt = 0
+  /** A message that shows more than that: steps end, or there is nothing to do. */
   #lastProgressAt = 0
-  #stallMs: number
+  #silenceMs = LOADING_ALLOWANCE_MS
+  #stallMs = LOADING_ALLOWANCE_MS
   #lastTickAt = performance.now()
   #crashes: number[] = []
   #nextBackoffMs: number
@@ -56,7 +60,6 @@ export class EngineProcess {
     this.#options = options
     this.#handlers = handlers
     this.#timings = timings
-    this.#stallMs = LOADING_ALLOWANCE_MS
     this.#nextBackoffMs = timings.backoffMs
     this.#started = withResolvers()
     this.#watchdog = setInterval(() => this.#watch(), Math.min(250, timings.watchdogMs / 4))
@@ -90,8 +93,8 @@ export class EngineProcess {
     const child = fork(this.#hostPath, [], { execArgv: [], serialization: 'advanced', stdio: ['ignore', 2, 2, 'ipc'] })
     this.#child = child
     this.#isUp = false
-    this.#stallMs = LOADING_ALLOWANCE_MS
-    this.#lastProgressAt = performance.now()
+    this.#silenceMs = this.#stallMs = LOADING_ALLOWANCE_MS
+    this.#lastMessageAt = this.#lastProgressAt = performance.now()
     child.on('message', (message) => { if (child === this.#child) this.#receive(message as FromEngine) })
     child.on('error', (error) => this.#ended(child, error.message))
     child.on('exit', (code, signal) => this.#ended(child, signal === null ? `exit code ${code}` : signal))
@@ -99,7 +102,8 @@ export class EngineProcess {
   }
 
   #receive(message: FromEngine): void {
-    if (message.type !== 'beat' || message.progress) this.#lastProgressAt = performance.now()
+    this.#lastMessageAt = performance.now()
+    if (message.type !== 'beat' || message.progress) this.#lastProgressAt = this.#lastMessageAt
     if (message.type === 'beat') return
     if (message.type === 'progress') this.#handlers.onProgress(message.progress)
     else if (message.type === 'ready') void this.#ready(message.info, message.fullStepMs)
@@ -110,6 +114,7 @@ export class EngineProcess {
   async #ready(info: ModelInfo, fullStepMs: number): Promise<void> {
     const child = this.#child
     this.#isUp = true
+    this.#silenceMs = this.#timings.watchdogMs
     this.#stallMs = Math.max(this.#timings.watchdogMs, STEP_ALLOWANCE * fullStepMs)
     await this.#handlers.onUp(info)
     if (child !== this.#child || this.state === 'closed') return
@@ -171,10 +176,11 @@ export class EngineProcess {
     const late = now - this.#lastTickAt
     this.#lastTickAt = now
     // This process stood still itself: what the other one sent meanwhile has yet to be read.
-    if (late > 1000) this.#lastProgressAt = now
-    if (this.#child === undefined || now - this.#lastProgressAt < this.#stallMs) return
+    if (late > 1000) this.#lastMessageAt = this.#lastProgressAt = now
+    const isStill = now - this.#lastMessageAt >= this.#silenceMs || now - this.#lastProgressAt >= this.#stallMs
+    if (this.#child === undefined || !isStill) return
     this.#downReason = `no progress for ${Math.round(now - this.#lastProgressAt)} ms`
-    this.#lastProgressAt = now
+    this.#lastMessageAt = this.#lastProgressAt = now
     this.#child.kill('SIGKILL')
   }
 }
