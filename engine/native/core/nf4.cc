@@ -106,8 +106,9 @@ float torch_mean(const float* x, int64_t n) {
   return sum / static_cast<float>(n);
 }
 
-// Nearest entry of the sorted map; the lower one on a tie.
+// Nearest entry of the sorted map; the lower one on a tie. NaN (0 / 0, where every absmax is the mean) gives entry 0.
 uint8_t nearest_entry(const std::array<float, 256>& map, float x) {
+  if (std::isnan(x)) return 0;
   const auto above = std::upper_bound(map.begin(), map.end(), x);
   size_t i = above == map.begin() ? 0 : static_cast<size_t>(above - map.begin()) - 1;
   if (i < 255 && std::fabs(x - map[i + 1]) < std::fabs(x - map[i])) ++i;
