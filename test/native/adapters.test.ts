@@ -1,0 +1,148 @@
+// Adapters made by PEFT over gemma3-tiny, through registry, engine and native code. Needs the reference data beside the repository.
+
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { AdapterRegistry } from '../../adapters/registry.js'
+import { AdapterStore } from '../../adapters/store.js'
+import type { EngineOptions } from '../../engine/api.js'
+import { createLocalEngine } from '../../engine/create-engine.js'
+import type { LocalEngine } from '../../engine/engine.js'
+import type { EngineError } from '../../engine/errors.js'
+import { native } from '../../engine/native.js'
+
+const GOLDENS = '../shared/goldens'
+const skip = existsSync(join(GOLDENS, 'adapters')) ? false : `${GOLDENS} is not here`
+const N_GREEDY = 24
+/** Where the two best logits are closer than this, either may win. */
+const CLEAR_MARGIN = 1e-3
+
+const names = skip ? [] : readdirSync(join(GOLDENS, 'adapters')).filter((name) => existsSync(join(GOLDENS, 'adapters', name, 'expected.safetensors')))
+
+async function open(t: Test, options: Partial<EngineOptions> = {}) {
+  const folder = mkdtempSync(join(tmpdir(), 'lorikeet-native-'))
+  const engine = await createLocalEngine({
+    model: join(GOLDENS, 'gemma3-tiny'), dataDir: folder, device: 'cpu', compute: 'fp32', weights: 'bf16', head: 'bf16', isa: 'auto', nThreads: 2,
+    maxModelLen: 512, kvCacheBytes: 0, maxNumSeqs: 32, maxBatchTokens: 256, maxQueue: 64, maxLoras: 16, maxLoraRank: 64, prefixCache: false, ...options,
+  })
+  const store = await AdapterStore.open(join(folder, 'adapters'))
+  const registry = new AdapterRegistry({ engine, store, baseNames: ['base'], hostBytes: 2 ** 30, waitMs: 10_000, allowedRoots: [] })
+  t.teardown(async () => {
+    await engine.close()
+    rmSync(folder, { recursive: true, force: true })
+  })
+  return { engine, registry }
+}
+
+const publish = (registry: AdapterRegistry, name: string, folder = name) => registry.publishFolder(name, join(GOLDENS, 'adapters', folder), true)
+
+function golden(name: string, key: string): number[] {
+  const path = join(GOLDENS, 'adapters', name, 'expected.safetensors')
+  const bytes = native().readSafetensor(path, key)
+  const copy = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength)
+  return [...(key.endsWith('margin') ? new Float32Array(copy) : new Int32Array(copy))]
+}
+
+let nRequests = 0
+
+/** Greedy tokens with the log-probabilities of the best five: every bit of them, as text. */
+async function answer(engine: LocalEngine, registry: AdapterRegistry, model: string, tokenIds: readonly number[]) {
+  const lease = await registry.resolve(model)
+  try {
+    const ids: number[] = []
+    const logprobs: string[] = []
+    const request = {
+      id: `request-${nRequests++}`, prompt: { tokenIds }, adapter: lease.adapter, maxTokens: N_GREEDY, ignoreEos: true, sampling: { temperature: 0 }, logprobs: 5,
+    }
+    for await (const event of engine.generate(request)) {
+      if (event.type !== 'delta') continue
+      ids.push(...event.tokenIds)
+      logprobs.push(JSON.stringify(event.logprobs?.map(({ logprob, top }) => [logprob, top.map((other) => [other.tokenId, other.logprob])])))
+    }
+    return { ids, logprobs: logprobs.join() }
+  } finally {
+    lease.release()
+  }
+}
+
+for (const [weights, base] of [['bf16', 'bf16'], ['nf4', 'nf4']] as const) {
+  t.test(`every adapter continues as PEFT does, over the ${base} base`, { skip }, async (t) => {
+    const { engine, registry } = await open(t, { weights })
+    for (const name of names) {
+      await publish(registry, name)
+      for (const prompt of ['p9', 'p40']) {
+        const { ids } = await answer(engine, registry, name, golden(name, `${prompt}.input_ids`))
+        const margins = golden(name, `${base}.${prompt}.greedy.margin`)
+        const unclear = margins.findIndex((margin) => margin <= CLEAR_MARGIN)
+        const n = unclear === -1 ? N_GREEDY : unclear
+        t.same(ids.slice(0, n), golden(name, `${base}.${prompt}.greedy.ids`).slice(0, n), `${name} ${prompt}, ${n} tokens`)
+      }
+    }
+  })
+}
+
+t.test('base and all adapters in one batch give each row the bytes that it has alone', { skip }, async (t) => {
+  const { engine, registry } = await open(t)
+  for (const name of names) await publish(registry, name)
+  const models = ['base', ...names, 'base', ...names.slice(0, 3)]
+  const prompts = models.map((_, i) => golden(names[0]!, i % 2 === 0 ? 'p40.input_ids' : 'p9.input_ids'))
+  const alone = []
+  for (const [i, model] of models.entries()) alone.push(await answer(engine, registry, model, prompts[i]!))
+  const together = await Promise.all(models.map((model, i) => answer(engine, registry, model, prompts[i]!)))
+  for (const [i, model] of models.entries()) t.same(together[i], alone[i], model)
+  t.ok(new Set(alone.map(({ logprobs }) => logprobs)).size >= names.length, 'the adapters do differ')
+})
+
+t.test('every bad adapter is refused by its kind, and nothing is evicted or changed', { skip }, async (t) => {
+  const { engine, registry } = await open(t, { maxLoras: 1 })
+  await publish(registry, 'good', 'plain-r16')
+  const prompt = golden('plain-r16', 'p9.input_ids')
+  const before = await answer(engine, registry, 'good', prompt)
+  const cases = JSON.parse(readFileSync(join(GOLDENS, 'adapters/bad/cases.json'), 'utf8')) as Array<{ directory: string; error: string | null }>
+  for (const { directory, error } of cases) {
+    const startedAt = performance.now()
+    const refusal = await publish(registry, 'bad', join('bad', directory)).then(() => undefined, (reason: EngineError) => reason)
+    if (error === null) t.equal(refusal, undefined, `${directory}: ${refusal?.message}`)
+    else {
+      t.match(refusal?.code, /^(ADAPTER_INVALID|ADAPTER_RANK_TOO_LARGE)$/, directory)
+      if (refusal?.code === 'ADAPTER_INVALID') t.ok(refusal.message.startsWith(error), `${directory}: "${refusal.message}" begins with "${error}"`)
+    }
+    t.ok(performance.now() - startedAt < 2_000, `${directory} is answered at once`)
+  }
+  t.equal(registry.stats().evictions, 0)
+  t.same(await answer(engine, registry, 'good', prompt), before)
+})
+
+t.test('a replaced adapter never sees states that the old version cached', { skip }, async (t) => {
+  const { engine, registry } = await open(t, { prefixCache: true })
+  const prompt = golden('plain-r16', 'p40.input_ids')
+  await publish(registry, 'cold', 'dora-r4')
+  const cold = await answer(engine, registry, 'cold', prompt)
+  await registry.remove('cold')
+  await publish(registry, 'sql', 'plain-r16')
+  const old = await answer(engine, registry, 'sql', prompt)
+  t.same(await answer(engine, registry, 'sql', prompt), old)
+  t.ok((await engine.stats()).prefixHits > 0, 'the prompt is cached')
+  await publish(registry, 'sql', 'dora-r4')
+  const replaced = await answer(engine, registry, 'sql', [...prompt])
+  t.not(replaced.logprobs, old.logprobs)
+  t.same(replaced, cold)
+  await registry.rollback('sql')
+  t.same(await answer(engine, registry, 'sql', prompt), old)
+})
+
+t.test('a slot can be filled and emptied hundreds of times without growing memory', { skip }, async (t) => {
+  const { engine, registry } = await open(t, { maxLoras: 1 })
+  for (const name of ['plain-r16', 'rslora-qv-r8']) await publish(registry, name)
+  const prompt = golden('plain-r16', 'p9.input_ids')
+  const first = await answer(engine, registry, 'plain-r16', prompt)
+  const cycle = async (n: number) => {
+    for (let i = 0; i < n; i++) await registry.warm(i % 2 === 0 ? 'rslora-qv-r8' : 'plain-r16')
+    return process.memoryUsage().rss
+  }
+  const warm = await cycle(100)
+  const end = await cycle(300)
+  t.ok(end - warm < 40e6, `${((end - warm) / 1e6).toFixed(0)} MB more`)
+  t.same(await answer(engine, registry, 'plain-r16', prompt), first)
+})
