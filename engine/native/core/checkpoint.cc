@@ -191,7 +191,11 @@ std::unique_ptr<Checkpoint> open_checkpoint(const std::string& path, const LoadO
   std::string hash = source_hash(*source, options);
   std::string name = source->config().name;
   if (options.weights == WeightFormat::kNF4 && !source->prequantised() && !options.cache_dir.empty()) {
-    source = open_hf_source(ensure_nf4_cache(*source, hash, options));
+    try {
+      source = open_hf_source(ensure_nf4_cache(*source, hash, options));
+    } catch (const Error& error) {         // a full or read-only disk: quantise in memory, matrix by matrix
+      if (std::string_view(error.code()) != "FILE_INVALID") throw;
+    }
   }
   return source_checkpoint(std::move(source), std::move(name), std::move(hash), options.weights);
 }

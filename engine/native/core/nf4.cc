@@ -11,24 +11,31 @@
 namespace lorikeet {
 namespace {
 
-// Codes of one block by bitsandbytes' rule: the nearest code of w * (1 / absmax), the lower one on a tie; NaN (from 0 * inf in
-// an all-zero block) gives code 0.
+// bitsandbytes takes the nearest code of s = w * (1 / absmax), the lower one on a tie, comparing distances rounded to fp32. Both
+// distances are monotonic in s, so that the choice between two neighbours has one exact boundary: the last s that stays below.
+std::array<float, 15> make_boundaries() {
+  std::array<float, 15> boundaries{};
+  for (size_t k = 0; k < 15; ++k) {
+    const float low = kNF4Code[k], high = kNF4Code[k + 1];
+    const auto stays = [&](float s) { return std::fabs(s - low) <= std::fabs(s - high); };
+    float s = (low + high) / 2;
+    while (!stays(s)) s = std::nextafter(s, low);
+    while (stays(std::nextafter(s, high))) s = std::nextafter(s, high);
+    boundaries[k] = s;
+  }
+  return boundaries;
+}
+
+// Codes of one block. NaN (from 0 * inf in an all-zero block) lies above no boundary: code 0.
 __attribute__((target_clones("avx512f", "avx2", "default")))
-void nearest_codes(const float* __restrict weight, float inverse, int32_t* __restrict codes) {   // [64], -, [64]
-  float scaled[kNF4Block], best[kNF4Block];
+void nearest_codes(const float* __restrict weight, float inverse, const float* __restrict boundaries, int32_t* __restrict codes) {
+  float scaled[kNF4Block];
   for (int64_t i = 0; i < kNF4Block; ++i) {
-    const float s = weight[i] * inverse;
-    scaled[i] = s > 1.0f ? 1.0f : s < -1.0f ? -1.0f : s;
-    best[i] = std::fabs(scaled[i] - kNF4Code[0]);
+    scaled[i] = weight[i] * inverse;
     codes[i] = 0;
   }
-  for (int k = 1; k < 16; ++k) {
-    for (int64_t i = 0; i < kNF4Block; ++i) {
-      const float distance = std::fabs(scaled[i] - kNF4Code[k]);
-      const bool nearer = distance < best[i];
-      best[i] = nearer ? distance : best[i];
-      codes[i] = nearer ? k : codes[i];
-    }
+  for (int k = 0; k < 15; ++k) {
+    for (int64_t i = 0; i < kNF4Block; ++i) codes[i] += scaled[i] > boundaries[k] ? 1 : 0;
   }
 }
 
@@ -118,13 +125,14 @@ uint8_t nearest_entry(const std::array<float, 256>& map, float x) {
 }  // namespace
 
 void nf4_quantize(const float* weight, int64_t n, uint8_t* packed, float* absmax) {
+  static const std::array<float, 15> boundaries = make_boundaries();
   int32_t codes[kNF4Block];
   for (int64_t block = 0; block < n / kNF4Block; ++block) {
     const float* w = weight + block * kNF4Block;
     float largest = 0;
     for (int64_t i = 0; i < kNF4Block; ++i) largest = std::max(largest, std::fabs(w[i]));
     absmax[block] = largest;
-    nearest_codes(w, 1.0f / largest, codes);
+    nearest_codes(w, 1.0f / largest, boundaries.data(), codes);
     uint8_t* out = packed + block * kNF4Block / 2;
     for (int64_t i = 0; i < kNF4Block / 2; ++i) out[i] = static_cast<uint8_t>(codes[2 * i] << 4 | codes[2 * i + 1]);
   }

@@ -195,6 +195,9 @@ void test_cache(const std::string& goldens) {
   rebuilt("a form that was never finished is made again", true);
   check(!std::filesystem::exists(cache + "/x.tmp-2147483646"), "what a dead process left is swept");
   rebuilt("the form that was made again is mapped", false);
+  write_text(scratch / "file", "");
+  const auto uncached = open(model, WeightFormat::kNF4, scratch / "file/cache");
+  check(same_weights(*direct, *uncached), "without a place for the cache the weights are quantised in memory");
 }
 
 void test_random() {
