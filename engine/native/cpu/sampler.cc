@@ -61,18 +61,20 @@ class RowSampler {
 
   float exact_score_of(int32_t id) const { return exact_ ? values_[id] : exact_score(scores_, s_, id); }
 
-  /// log of the sum of exp over all scores as they stand.
+  /// log of the sum of exp over all scores as they stand. Of approximate scores, those that weigh anything are taken exactly; the
+  /// errors of the rest are small and cancel.
   float log_sum_exp() const {
     float top = kMinusInfinity;
     for (int64_t i = 0; i < V_; i++) top = std::max(top, values_[i]);
+    const float weighty = exact_ ? std::numeric_limits<float>::infinity() : top - 10;
     double sum = 0;
     int64_t i = 0;
-    for (; i + 64 * kLanes <= V_; i += 64 * kLanes) {
-      f32x16 part{};
-      for (int j = 0; j < 64; j++) part += exp(load(values_ + i + j * kLanes) - top);
-      sum += reduce_add(part);
+    for (; i + kLanes <= V_; i += kLanes) {
+      const f32x16 v = load(values_ + i);
+      if (reduce_max(v) < weighty) sum += reduce_add(exp(v - top));
+      else for (int64_t j = i; j < i + kLanes; j++) sum += std::exp(double((values_[j] < weighty ? values_[j] : exact_score_of(int32_t(j))) - top));
     }
-    for (; i < V_; i++) sum += std::exp(values_[i] - top);
+    for (; i < V_; i++) sum += std::exp(double((values_[i] < weighty ? values_[i] : exact_score_of(int32_t(i))) - top));
     return top + float(std::log(sum));
   }
 
