@@ -1,5 +1,5 @@
-// Weights, numbers and files against reference data. Usage: core_test [GOLDENS_DIR]; LORIKEET_TEST_GGUF names the real 270M file
-// for the checks that need it.
+// Weights, numbers and files against reference data. Usage: core_test [GOLDENS_DIR]. The real 270M is taken from build/models,
+// where `npm test` installs it, or from LORIKEET_TEST_GGUF.
 #include <algorithm>
 #include <cmath>
 #include <map>
@@ -384,7 +384,10 @@ int main(int n_args, char** args) {
   test_writer(goldens);
   test_adapters(goldens);
   test_bad_adapters(goldens);
-  if (const char* gguf = ::getenv("LORIKEET_TEST_GGUF")) test_real_gguf(goldens, gguf);
-  else std::printf("skipped: the real 270M (LORIKEET_TEST_GGUF is not set)\n");
+  const char* named = ::getenv("LORIKEET_TEST_GGUF");
+  const std::string root = std::filesystem::path(__FILE__).parent_path().string() + "/../../..";
+  const std::string gguf = named != nullptr ? named : root + "/build/models/gemma-3-270m-q4_k_m.gguf";
+  if (lorikeet::is_file(gguf)) test_real_gguf(goldens, gguf);
+  else std::printf("skipped: the real 270M (not at %s)\n", gguf.c_str());
   return finish();
 }
