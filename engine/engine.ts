@@ -274,9 +274,11 @@ export class LocalEngine implements Engine {
     }
     if (this.#requests.has(request.id)) throw new EngineError('INVALID_REQUEST', `id: "${request.id}" is in flight already`, { param: 'id' })
     const { maxNumSeqs, maxQueue } = this.#parts
-    if (this.#requests.size >= maxNumSeqs + maxQueue) {
+    let nChoices = request.n ?? 1
+    for (const active of this.#requests.values()) nChoices += active.request.n ?? 1
+    if (this.#requests.size > 0 && nChoices > maxNumSeqs + maxQueue) {
       const retryAfterMs = Math.min(60_000, Math.max(1000, this.#requestMs * this.#requests.size / maxNumSeqs))
-      throw new EngineError('QUEUE_FULL', `${maxQueue} requests wait already`, { retryAfterMs: Math.round(retryAfterMs) })
+      throw new EngineError('QUEUE_FULL', `${maxQueue} sequences wait already`, { retryAfterMs: Math.round(retryAfterMs) })
     }
   }
 
@@ -352,6 +354,19 @@ export class LocalEngine implements Engine {
 
   async #encode(prompt: Prompt): Promise<readonly number[]> {
     if ('tokenIds' in prompt) return prompt.tokenIds
+    this.#checkLength(prompt)
     return this.#parts.encoder!.encode(prompt)
+  }
+
+  /** A text that no tokens of the context could hold is refused before time goes into its tokens. */
+  #checkLength(prompt: Exclude<Prompt, { tokenIds: unknown }>): void {
+    const texts = 'text' in prompt ? [prompt.text] : prompt.messages.map((message) => message.content)
+    const nBytes = texts.reduce((n, text) => n + Buffer.byteLength(text), 0)
+    const { maxModelLen } = this.info
+    const least = Math.ceil(nBytes / (this.#parts.table?.longestToken ?? Infinity))
+    if (least <= maxModelLen) return
+    throw new EngineError('CONTEXT_LENGTH_EXCEEDED', `this model's context is ${maxModelLen} tokens: the prompt has at least ${least}`, {
+      param: 'text' in prompt ? 'prompt' : 'messages',
+    })
   }
 }

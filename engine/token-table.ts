@@ -11,6 +11,8 @@ const WORD_MARK = '\u2581'
 
 export class TokenTable {
   readonly size: number
+  /** Bytes of the longest token: a text of n bytes has at least n / longestToken tokens. */
+  readonly longestToken: number
   readonly #bytes: Buffer
   readonly #offsets: Uint32Array
   readonly #kinds: Uint8Array
@@ -21,6 +23,9 @@ export class TokenTable {
     this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     this.#offsets = offsets
     this.#kinds = kinds
+    let longest = 1
+    for (let id = 0; id < kinds.length; id++) longest = Math.max(longest, offsets[id + 1]! - offsets[id]!)
+    this.longestToken = longest
   }
 
   /** From the spelling in a tokenizer.json: U+2581 for a space, <0x0A> for a byte. Absent ids decode to nothing. */

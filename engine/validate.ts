@@ -39,7 +39,10 @@ export function validatePrompt(prompt: Prompt, info: ModelInfo): void {
   }
   if ('text' in prompt) return text(prompt.text, 'prompt')
   check(Array.isArray(prompt.messages) && prompt.messages.length <= LIMITS.messages, 'messages', `at most ${LIMITS.messages} messages`)
-  for (const message of prompt.messages) text(message.content, 'messages')
+  for (const message of prompt.messages) {
+    text(message.role, 'messages')
+    text(message.content, 'messages')
+  }
 }
 
 function validateStops(request: GenerateRequest, info: ModelInfo): void {

@@ -8,8 +8,12 @@ import { ask, collect, ids, newId, until } from './engine-suite.js'
 import { HANG_TOKEN, SPIN_TOKEN, expectedTokens } from './fake-native.js'
 import { startFake } from './remote-engine.js'
 
-const FAST = { watchdogMs: 700, backoffMs: 20, maxBackoffMs: 100 }
+const FAST = { backoffMs: 20, maxBackoffMs: 100 }
+// Long enough that a busy machine does not pass for a hang.
+const WATCHED = { ...FAST, watchdogMs: 2000 }
 const WORKING = expectedTokens(ids(10), 12, { sampling: GREEDY })
+
+t.setTimeout(100_000)
 
 const request = (fields: Partial<GenerateRequest> = {}): GenerateRequest => ({
   id: newId(), prompt: { tokenIds: ids(10) }, maxTokens: 150, ignoreEos: true, sampling: { temperature: 0 }, ...fields,
@@ -48,7 +52,7 @@ for (const signal of ['SIGKILL', 'SIGSEGV', 'SIGABRT'] as const) {
 
 for (const [name, harm] of [['stopped', null], ['in an endless loop', SPIN_TOKEN], ['waiting for a device that hangs', HANG_TOKEN]] as const) {
   t.test(`a process ${name} is ended by the watchdog, and the engine is back`, async (t) => {
-    const engine = await startFake({ stepMs: 2 }, FAST)
+    const engine = await startFake({ stepMs: 2 }, WATCHED)
     t.teardown(() => engine.close())
     const running = collect(engine.generate(request())).catch((error: unknown) => error)
     await until(async () => (await engine.stats()).running > 0 || undefined)
@@ -57,7 +61,7 @@ for (const [name, harm] of [['stopped', null], ['in an endless loop', SPIN_TOKEN
     if (harm === null) process.kill(pid, 'SIGSTOP')
     else void collect(engine.generate(request({ prompt: { tokenIds: [harm] } }))).catch(() => {})
     t.match(await running, { code: 'ENGINE_RESTARTED', message: /no progress/ })
-    t.ok(performance.now() - begin < FAST.watchdogMs + 1500, `${Math.round(performance.now() - begin)} ms`)
+    t.ok(performance.now() - begin < WATCHED.watchdogMs + 5000, `${Math.round(performance.now() - begin)} ms`)
     await until(async () => engine.state === 'ready' || undefined)
     t.notOk(isAlive(pid))
     await works(t, engine)
@@ -65,11 +69,11 @@ for (const [name, harm] of [['stopped', null], ['in an endless loop', SPIN_TOKEN
 }
 
 t.test('readers that stop reading, and an engine with nothing to do, are no hang', async (t) => {
-  const engine = await startFake({ maxModelLen: 4000, nGlobalBlocks: 1100, nSlidingBlocks: 100 }, { ...FAST, watchdogMs: 500 })
+  const engine = await startFake({ maxModelLen: 4000, nGlobalBlocks: 1100, nSlidingBlocks: 100 }, WATCHED)
   t.teardown(() => engine.close())
   const slow = engine.generate(request({ prompt: { tokenIds: [9] }, maxTokens: 2000 }))[Symbol.asyncIterator]()
   await slow.next()
-  await new Promise((resolve) => setTimeout(resolve, 1500))
+  await new Promise((resolve) => setTimeout(resolve, 2 * WATCHED.watchdogMs))
   t.equal(engine.restarts, 0)
   t.equal(engine.state, 'ready')
   await slow.return!()

@@ -48,6 +48,7 @@ export async function isEmpty(engine: Engine): Promise<boolean> {
 }
 
 export function engineSuite(t: Test, create: EngineFactory): void {
+  t.setTimeout(100_000)
   const withEngine = async (t: Test, options: FakeEngineOptions = {}) => {
     const engine = await create(options)
     t.teardown(() => engine.close())
@@ -192,6 +193,7 @@ export function engineSuite(t: Test, create: EngineFactory): void {
     t.equal(full!.tokenIds.length, 10)
     await t.rejects(ask(engine, { prompt: { tokenIds: ids(190) }, maxTokens: 11 }), { code: 'CONTEXT_LENGTH_EXCEEDED', message: /200 tokens.*190.*11/ })
     await t.rejects(ask(engine, { prompt: { tokenIds: ids(200) }, maxTokens: undefined }), { code: 'CONTEXT_LENGTH_EXCEEDED' })
+    await t.rejects(ask(engine, { prompt: { text: 'x'.repeat(1_000_000) } }), { code: 'CONTEXT_LENGTH_EXCEEDED', message: /at least \d+/ })
     t.equal((await ask(engine, { prompt: { tokenIds: ids(200) }, maxTokens: 0, promptLogprobs: 0 })).started.promptLogprobs!.length, 200)
   })
 
@@ -239,7 +241,7 @@ export function engineSuite(t: Test, create: EngineFactory): void {
   })
 
   t.test('500 random drops leave no block and no request behind', async (t) => {
-    const engine = await withEngine(t, { nGlobalBlocks: 90, maxQueue: 600 })
+    const engine = await withEngine(t, { nGlobalBlocks: 90, maxQueue: 1200 })
     const random = randomFrom(3)
     await Promise.all(Array.from({ length: 500 }, async (_, i) => {
       let left = random(14)
@@ -395,7 +397,7 @@ async function settles(t: Test, engine: Engine): Promise<void> {
   t.ok(await until(async () => (await isEmpty(engine)) || undefined))
 }
 
-export async function until<T>(probe: () => Promise<T | undefined>, timeoutMs = 5000): Promise<T> {
+export async function until<T>(probe: () => Promise<T | undefined>, timeoutMs = 20_000): Promise<T> {
   for (const end = performance.now() + timeoutMs; ;) {
     const value = await probe()
     if (value !== undefined) return value
