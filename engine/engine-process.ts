@@ -107,7 +107,7 @@ export class EngineProcess {
     if (message.type === 'beat') return
     if (message.type === 'progress') this.#handlers.onProgress(message.progress)
     else if (message.type === 'ready') void this.#ready(message.info, message.fullStepMs)
-    else if (message.type === 'failed') this.#failedToStart(fromPlain(message.error))
+    else if (message.type === 'failed') this.#failed(fromPlain(message.error))
     else this.#handlers.onMessage(message)
   }
 
@@ -123,8 +123,8 @@ export class EngineProcess {
     this.#started.resolve()
   }
 
-  /** The first start reports its error; a later one counts as a crash. */
-  #failedToStart(error: EngineError): void {
+  /** The first start reports its error; later ones, and a device that is given up, count as crashes. */
+  #failed(error: EngineError): void {
     this.#downReason = error.message
     if (!this.#wasUp) {
       this.#started.reject(error)

@@ -1,4 +1,4 @@
-// The engine in this process: owns the device loop, the requests in flight and the adapter slots.
+// The engine in this process: the requests in flight, their way into the scheduler and out of the device loop, and the adapter slots.
 
 import type {
   AdapterInfo, Engine, EngineState, EngineStats, GenerateEvent, GenerateRequest, LoadAdapterRequest, ModelInfo, Prompt,
@@ -6,15 +6,16 @@ import type {
 import { ActiveRequest } from './active-request.js'
 import { AdapterTable } from './adapter-table.js'
 import type { Choice, Ending } from './choice.js'
+import { DeviceLoop } from './device-loop.js'
 import { detokenize } from './detokenizer.js'
 import { EngineError } from './errors.js'
 import { KvBlocks } from './kv-blocks.js'
 import { makeChoices } from './make-choices.js'
-import { type NativeModel, type NativeStepResult, toEngineError } from './native.js'
+import { type NativeModel, toEngineError } from './native.js'
 import type { PromptEncoder } from './prompt-encoder.js'
 import { Scheduler } from './scheduler.js'
 import type { Sequence } from './sequence.js'
-import { type RowResult, type StepPlan, buildStep, readStep } from './step-plan.js'
+import type { RowResult } from './step-plan.js'
 import type { TokenTable } from './token-table.js'
 import { validatePrompt, validateRequest } from './validate.js'
 
@@ -31,17 +32,6 @@ export interface EngineParts {
   readonly fullStepMs: number
 }
 
-interface StepInFlight {
-  readonly plan: StepPlan
-  readonly result: Promise<NativeStepResult | EngineError>
-}
-
-/** Steps on the device or queued behind it: the next one is planned while this one runs. */
-const STEPS_IN_FLIGHT = 2
-const MAX_STEP_TOKEN_SAMPLES = 1024
-/** Whole steps that may fail in a row before the engine gives up. */
-const MAX_FAILED_STEPS = 3
-
 export class LocalEngine implements Engine {
   readonly info: ModelInfo
   /** The model itself: for goldens and scripts. */
@@ -49,22 +39,19 @@ export class LocalEngine implements Engine {
   readonly restarts = 0
   readonly fullStepMs: number
   state: EngineState = 'ready'
+  /** Why the state is failed. */
+  failure: EngineError | null = null
   readonly #parts: EngineParts
   readonly #scheduler: Scheduler
   readonly #adapters: AdapterTable
   readonly #requests = new Map<string, ActiveRequest>()
   readonly #owners = new Map<Sequence, { active: ActiveRequest; choice: Choice }>()
-  readonly #loop: Promise<void>
-  readonly #stepTokens: number[] = []
-  #wake: () => void = () => {}
+  readonly #loop: DeviceLoop
   #idleWaiters: (() => void)[] = []
   #draining = false
-  #failedSteps = 0
   #nanRows = 0
-  #steps = 0
   #promptTokens = 0
   #generationTokens = 0
-  #lastStepAt = performance.now()
   #requestMs = 1000
 
   constructor(parts: EngineParts) {
@@ -82,7 +69,11 @@ export class LocalEngine implements Engine {
       maxBatchTokens: parts.maxBatchTokens,
     })
     this.#adapters = new AdapterTable(model, parts.info.maxLoras)
-    this.#loop = this.#run()
+    this.#loop = new DeviceLoop(model, this.#scheduler, {
+      onAdmitted: (sequence) => this.#owners.get(sequence)?.active.admitted(),
+      onRow: (result) => this.#commit(result),
+      onStepFailed: (sequences, error, isFinal) => this.#stepFailed(sequences, error, isFinal),
+    })
   }
 
   generate(request: GenerateRequest, signal?: AbortSignal): AsyncIterable<GenerateEvent> {
@@ -97,7 +88,7 @@ export class LocalEngine implements Engine {
       onFull: () => { for (const sequence of active.sequences) sequence.paused = true },
       onDrained: () => {
         for (const sequence of active.sequences) sequence.paused = false
-        this.#wake()
+        this.#loop.wake()
       },
       onLeave: () => this.#abort(active, new EngineError('ABORTED', 'the reader left')),
     })
@@ -148,16 +139,16 @@ export class LocalEngine implements Engine {
       promptTokens: this.#promptTokens,
       generationTokens: this.#generationTokens,
       nanRows: this.#nanRows,
-      steps: this.#steps,
-      stepTokens: this.#stepTokens.splice(0),
+      steps: this.#loop.nSteps,
+      stepTokens: this.#loop.takeStepTokens(),
       memory: this.#parts.model.memory(),
-      lastStepAtMs: performance.now() - this.#lastStepAt,
+      lastStepAtMs: performance.now() - this.#loop.lastStepAt,
     }
   }
 
   /** Steps finished so far, and whether any sequence could go on: together they show whether the loop makes progress. */
   get pulse(): { readonly steps: number; readonly isBusy: boolean } {
-    return { steps: this.#steps, isBusy: this.#scheduler.running.some((sequence) => !sequence.paused) }
+    return { steps: this.#loop.nSteps, isBusy: this.#scheduler.running.some((sequence) => !sequence.paused) }
   }
 
   async drain(timeoutMs: number): Promise<void> {
@@ -169,53 +160,14 @@ export class LocalEngine implements Engine {
   }
 
   async close(): Promise<void> {
-    if (this.state === 'closed') return this.#loop
+    if (this.state === 'closed') return
     this.state = 'closed'
     this.#failAll(new EngineError('ENGINE_UNAVAILABLE', 'the engine is closed'))
-    this.#wake()
-    await this.#loop
+    await this.#loop.stop()
     this.#parts.model.close()
   }
 
-  /** The device loop: plan, submit, and read results in order, with the next plan queued before the last result is read. */
-  async #run(): Promise<void> {
-    const inFlight: StepInFlight[] = []
-    while (this.state !== 'closed' || inFlight.length > 0) {
-      while (inFlight.length < STEPS_IN_FLIGHT && this.state === 'ready') {
-        const plan = buildStep(this.#scheduler.plan())
-        if (plan.rows.length === 0) break
-        inFlight.push({ plan, result: this.#submit(plan) })
-      }
-      const step = inFlight.shift()
-      if (step === undefined) {
-        await new Promise<void>((resolve) => { this.#wake = resolve })
-        continue
-      }
-      const result = await step.result
-      this.#lastStepAt = performance.now()
-      if (result instanceof EngineError) this.#stepFailed(result)
-      else this.#commit(step.plan, result)
-    }
-  }
-
-  async #submit(plan: StepPlan): Promise<NativeStepResult | EngineError> {
-    for (const row of plan.rows) if (row.starts) this.#owners.get(row.sequence)?.active.admitted()
-    try {
-      return await this.#parts.model.step(plan.native)
-    } catch (error) {
-      return toEngineError(error)
-    }
-  }
-
-  #commit(plan: StepPlan, result: NativeStepResult): void {
-    this.#steps++
-    this.#failedSteps = 0
-    this.#stepTokens.push(plan.nTokens)
-    if (this.#stepTokens.length > MAX_STEP_TOKEN_SAMPLES) this.#stepTokens.shift()
-    for (const row of readStep(plan, result)) this.#commitRow(row)
-  }
-
-  #commitRow(result: RowResult): void {
+  #commit(result: RowResult): void {
     const { row: { sequence }, tokenId } = result
     const owner = this.#owners.get(sequence)
     if (owner === undefined) return
@@ -235,15 +187,14 @@ export class LocalEngine implements Engine {
     this.#abort(active, new EngineError('INTERNAL', 'the model computed NaN for this request'))
   }
 
-  /** After a step that failed as a whole, no state on the device is certain: running requests fail, waiting ones go on. */
-  #stepFailed(error: EngineError): void {
-    for (const sequence of [...this.#scheduler.running]) {
+  #stepFailed(sequences: ReadonlySet<Sequence>, error: EngineError, isFinal: boolean): void {
+    for (const sequence of sequences) {
       const owner = this.#owners.get(sequence)
       if (owner !== undefined) this.#abort(owner.active, error)
     }
-    this.#scheduler.kv.forgetAll()
-    if (++this.#failedSteps < MAX_FAILED_STEPS && error.code !== 'CUDA_ERROR') return
+    if (!isFinal) return
     this.state = 'failed'
+    this.failure = error
     this.#failAll(error)
   }
 
@@ -299,7 +250,7 @@ export class LocalEngine implements Engine {
     if (active.done) return this.#release(active)
     const live = active.choices.filter((choice) => !choice.finished).map((choice) => choice.sequence)
     this.#scheduler.add(request.maxTokens === 0 ? live.slice(0, 1) : live)
-    this.#wake()
+    this.#loop.wake()
   }
 
   /** Scoring (maxTokens 0) samples nothing: one pass over the prompt serves every choice. */
@@ -332,7 +283,7 @@ export class LocalEngine implements Engine {
     active.onRelease()
     this.#requestMs += (performance.now() - active.arrivedAt - this.#requestMs) / 16
     if (this.#requests.size === 0) for (const resolve of this.#idleWaiters.splice(0)) resolve()
-    this.#wake()
+    this.#loop.wake()
   }
 
   #finishAll(ending: Ending): void {
@@ -354,19 +305,6 @@ export class LocalEngine implements Engine {
 
   async #encode(prompt: Prompt): Promise<readonly number[]> {
     if ('tokenIds' in prompt) return prompt.tokenIds
-    this.#checkLength(prompt)
-    return this.#parts.encoder!.encode(prompt)
-  }
-
-  /** A text that no tokens of the context could hold is refused before time goes into its tokens. */
-  #checkLength(prompt: Exclude<Prompt, { tokenIds: unknown }>): void {
-    const texts = 'text' in prompt ? [prompt.text] : prompt.messages.map((message) => message.content)
-    const nBytes = texts.reduce((n, text) => n + Buffer.byteLength(text), 0)
-    const { maxModelLen } = this.info
-    const least = Math.ceil(nBytes / (this.#parts.table?.longestToken ?? Infinity))
-    if (least <= maxModelLen) return
-    throw new EngineError('CONTEXT_LENGTH_EXCEEDED', `this model's context is ${maxModelLen} tokens: the prompt has at least ${least}`, {
-      param: 'text' in prompt ? 'prompt' : 'messages',
-    })
+    return this.#parts.encoder!.encode(prompt, this.info.maxModelLen)
   }
 }

@@ -14,9 +14,13 @@ export class PromptEncoder {
     this.#template = template
   }
 
-  /** @throws EngineError INVALID_CONVERSATION */
-  async encode(prompt: Prompt): Promise<number[]> {
+  /**
+   * A text that no `maxModelLen` tokens could hold is refused before time goes into its tokens.
+   * @throws EngineError INVALID_CONVERSATION, CONTEXT_LENGTH_EXCEEDED
+   */
+  async encode(prompt: Prompt, maxModelLen = Infinity): Promise<number[]> {
     if ('tokenIds' in prompt) return [...prompt.tokenIds]
+    this.#checkLength(prompt, maxModelLen)
     const { bosId } = this.#tokenizer
     if ('text' in prompt) return [bosId, ...await this.#text(prompt.text)]
     const ids: number[] = []
@@ -25,6 +29,16 @@ export class PromptEncoder {
       else for (const id of Array.from(await this.#text(part.text))) ids.push(id)
     }
     return ids[0] === bosId ? ids : [bosId, ...ids]
+  }
+
+  #checkLength(prompt: Exclude<Prompt, { tokenIds: unknown }>, maxModelLen: number): void {
+    const texts = 'text' in prompt ? [prompt.text] : prompt.messages.map((message) => message.content)
+    const nBytes = texts.reduce((n, text) => n + Buffer.byteLength(text), 0)
+    const least = Math.ceil(nBytes / this.#tokenizer.table.longestToken)
+    if (least <= maxModelLen) return
+    throw new EngineError('CONTEXT_LENGTH_EXCEEDED', `this model's context is ${maxModelLen} tokens: the prompt has at least ${least}`, {
+      param: 'text' in prompt ? 'prompt' : 'messages',
+    })
   }
 
   async #text(text: string): Promise<ArrayLike<number> & Iterable<number>> {

@@ -22,6 +22,7 @@ export type ToEngine =
 export type FromEngine =
   | { readonly type: 'progress'; readonly progress: Progress }
   | { readonly type: 'ready'; readonly info: ModelInfo; readonly fullStepMs: number }
+  /** It could not start, or its device is given up. */
   | { readonly type: 'failed'; readonly error: PlainError }
   /** All events of one turn of the loop: of every stream that a step has fed. */
   | { readonly type: 'events'; readonly events: ReadonlyArray<readonly [stream: number, event: GenerateEvent]>; readonly ended: ReadonlyArray<readonly [stream: number, error: PlainError | null]> }

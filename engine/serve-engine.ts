@@ -19,7 +19,11 @@ export function serveEngine(create: CreateEngine): void {
     if (message.type === 'start') void start(create, message).then((engine) => { served = engine })
     else served?.receive(message)
   })
-  setInterval(() => send({ type: 'beat', progress: served?.hasProgressed() ?? true }), BEAT_MS)
+  setInterval(() => {
+    // A device that is given up needs a new process: the parent ends this one.
+    if (served?.failure) send({ type: 'failed', error: toPlain(served.failure) })
+    else send({ type: 'beat', progress: served?.hasProgressed() ?? true })
+  }, BEAT_MS)
 }
 
 async function start(create: CreateEngine, { version, options }: Extract<ToEngine, { type: 'start' }>): Promise<ServedEngine | undefined> {
@@ -51,6 +55,10 @@ class ServedEngine {
 
   constructor(engine: LocalEngine) {
     this.#engine = engine
+  }
+
+  get failure(): EngineError | null {
+    return this.#engine.failure
   }
 
   receive(message: ToEngine): void {

@@ -5,7 +5,7 @@ import type { GenerateRequest } from '../../engine/api.js'
 import type { RemoteEngine } from '../../engine/client.js'
 import { GREEDY } from './drive.js'
 import { ask, collect, ids, newId, until } from './engine-suite.js'
-import { HANG_TOKEN, SPIN_TOKEN, expectedTokens } from './fake-native.js'
+import { FAIL_TOKEN, HANG_TOKEN, SPIN_TOKEN, expectedTokens } from './fake-native.js'
 import { startFake } from './remote-engine.js'
 
 const FAST = { backoffMs: 20, maxBackoffMs: 100 }
@@ -68,10 +68,18 @@ for (const [name, harm] of [['stopped', null], ['in an endless loop', SPIN_TOKEN
   })
 }
 
+t.test('a device that is given up gets a new process', async (t) => {
+  const engine = await startFake({}, FAST)
+  t.teardown(() => engine.close())
+  await t.rejects(collect(engine.generate(request({ prompt: { tokenIds: [FAIL_TOKEN] } }))), { code: 'CUDA_ERROR' })
+  await until(async () => engine.restarts === 1 && engine.state === 'ready' || undefined)
+  await works(t, engine)
+})
+
 t.test('readers that stop reading, and an engine with nothing to do, are no hang', async (t) => {
   const engine = await startFake({ maxModelLen: 4000, nGlobalBlocks: 1100, nSlidingBlocks: 100 }, WATCHED)
   t.teardown(() => engine.close())
-  const slow = engine.generate(request({ prompt: { tokenIds: [9] }, maxTokens: 2000 }))[Symbol.asyncIterator]()
+  const slow = engine.generate(request({ prompt: { tokenIds: [11] }, maxTokens: 2000 }))[Symbol.asyncIterator]()
   await slow.next()
   await new Promise((resolve) => setTimeout(resolve, 2 * WATCHED.watchdogMs))
   t.equal(engine.restarts, 0)

@@ -261,7 +261,7 @@ export function engineSuite(t: Test, create: EngineFactory): void {
 
   t.test('a reader that stops is paused while others run, and misses nothing when it goes on', async (t) => {
     const engine = await withEngine(t, { maxModelLen: 6000, nGlobalBlocks: 1600, nSlidingBlocks: 200, window: 4, maxNumSeqs: 2 })
-    const slow = engine.generate(greedy({ prompt: { tokenIds: [9] }, maxTokens: 1500 }))[Symbol.asyncIterator]()
+    const slow = engine.generate(greedy({ prompt: { tokenIds: [11] }, maxTokens: 1500 }))[Symbol.asyncIterator]()
     await slow.next()
     const before = await until(async () => {
       const a = (await engine.stats()).generationTokens

@@ -35,6 +35,8 @@ interface DeviceSequence {
 export const NAN_TOKEN = 3
 /** A prompt that holds this id blocks the event loop for ever. */
 export const SPIN_TOKEN = 4
+/** A prompt that holds this id makes every step from then on fail. */
+export const FAIL_TOKEN = 9
 /** A prompt that holds this id makes the device hang. */
 export const HANG_TOKEN = 8
 
@@ -56,6 +58,7 @@ export class FakeModel implements NativeModel {
   readonly #window: number
   readonly #maxOutputs: number
   readonly #stepMs: number
+  #isBroken = false
   #last: Promise<unknown> = Promise.resolve()
 
   constructor(options: FakeOptions = {}) {
@@ -74,6 +77,7 @@ export class FakeModel implements NativeModel {
   step(plan: NativeStepPlan): Promise<NativeStepResult> {
     const copy = structuredClone(plan)
     if (copy.tokenIds.includes(SPIN_TOKEN)) for (;;);
+    if (copy.tokenIds.includes(FAIL_TOKEN)) this.#isBroken = true
     if (copy.tokenIds.includes(HANG_TOKEN)) this.hang = new Promise(() => {})
     if (this.keepPlans) this.plans.push(copy)
     return this.#queue(() => this.#step(copy))
@@ -129,6 +133,7 @@ export class FakeModel implements NativeModel {
       this.nextError = null
       throw error
     }
+    if (this.#isBroken) throw Object.assign(new Error('the device is broken'), { code: 'CUDA_ERROR' })
     assert(plan.outTokens.length <= this.#maxOutputs, `${plan.outTokens.length} outputs, at most ${this.#maxOutputs}`)
     this.nSteps++
     this.largestStep = Math.max(this.largestStep, plan.tokenIds.length)
@@ -283,7 +288,7 @@ function sampleFrom(state: number, sampling: NativeSampling, outputIds: readonly
   if (sampling.temperature > 0) hash = mix(mix(hash, Number(sampling.seed & 0x7fffffffn)), outputIds.length)
   if (sampling.presencePenalty !== 0) for (const id of outputIds) hash = mix(hash, id)
   // Tokens that do harm are for tests to place, not to be drawn.
-  const banned = new Set([NAN_TOKEN, SPIN_TOKEN, HANG_TOKEN, ...(outputIds.length < sampling.minTokens ? sampling.suppressedIds : [])])
+  const banned = new Set([NAN_TOKEN, SPIN_TOKEN, HANG_TOKEN, FAIL_TOKEN, ...(outputIds.length < sampling.minTokens ? sampling.suppressedIds : [])])
   for (let i = 0; ; i++) {
     const tokenId = mix(hash, i) % vocabSize
     if (!banned.has(tokenId)) return tokenId
