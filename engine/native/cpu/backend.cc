@@ -12,11 +12,15 @@ namespace lorikeet::CPU_NS {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(const CpuOptions& options) : act_(options.fp32 ? DType::kF32 : DType::kBF16), n_threads_(options.n_threads) {
+  explicit CpuBackend(const CpuOptions& options)
+      : act_(options.fp32 ? DType::kF32 : DType::kBF16), n_threads_(options.n_threads), amx_(options.isa == "amx") {
     omp_set_dynamic(0);
   }
 
-  std::string name() const override { return std::string(LORIKEET_STRING(CPU_NS)).substr(4) + ", " + std::to_string(n_threads_) + " threads"; }
+  std::string name() const override {
+    const std::string isa = amx_ ? "amx" : std::string(LORIKEET_STRING(CPU_NS)).substr(4);
+    return isa + ", " + std::to_string(n_threads_) + " threads";
+  }
   DType act_dtype() const override { return act_; }
   Buffer allocate(size_t bytes) override { return lorikeet::allocate(bytes); }
   void upload(void* device, const void* host, size_t bytes) override { std::memcpy(device, host, bytes); }
@@ -47,7 +51,12 @@ class CpuBackend final : public Backend {
   void residual_rmsnorm(Tensor out, Tensor x, Tensor y, const float* post_w, const float* next_w, float eps) override {
     residual_rmsnorm_cpu(out, x, y, post_w, next_w, eps);
   }
-  void linear(Tensor out, Tensor x, const Linear& w) override { linear_cpu(out, x, static_cast<const LinearCpu&>(w)); }
+  void linear(Tensor out, Tensor x, const Linear& w) override {
+#if defined(LORIKEET_HAS_AMX)
+    if (amx_ && x.dtype == DType::kBF16) return linear_amx(out, x, static_cast<const LinearCpu&>(w));
+#endif
+    linear_cpu(out, x, static_cast<const LinearCpu&>(w));
+  }
   void lora_add(Tensor out, Tensor x, std::span<const LoraSegment> segments) override { lora_add_cpu(out, x, segments); }
   void rope_table(Tensor table, std::span<const int32_t> positions, float theta, float scaling) override {
     rope_table_cpu(table, positions, theta, scaling);
@@ -66,6 +75,7 @@ class CpuBackend final : public Backend {
  private:
   DType act_;
   int n_threads_;
+  bool amx_;
 };
 
 std::unique_ptr<Backend> make_backend(const CpuOptions& options) { return std::make_unique<CpuBackend>(options); }

@@ -1,5 +1,7 @@
 // Chooses the instruction set at run time. This file alone sees all of them.
-#include <unistd.h>
+#if defined(LORIKEET_X86)
+#include <cpuid.h>
+#endif
 
 #include <algorithm>
 #include <fstream>
@@ -13,7 +15,26 @@ namespace lorikeet {
 namespace cpu_scalar { std::unique_ptr<Backend> make_backend(const CpuOptions&); }
 #if defined(LORIKEET_X86)
 namespace cpu_avx2 { std::unique_ptr<Backend> make_backend(const CpuOptions&); }
-namespace cpu_avx512 { std::unique_ptr<Backend> make_backend(const CpuOptions&); }
+namespace cpu_avx512 {
+std::unique_ptr<Backend> make_backend(const CpuOptions&);
+bool amx_allowed();
+}  // namespace cpu_avx512
+#endif
+
+#if defined(LORIKEET_X86)
+namespace {
+
+/// CPUID leaf 7: AMX-BF16 and AMX-TILE.
+bool has_amx() {
+#if defined(LORIKEET_EMULATE_AMX)
+  return true;
+#else
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
+#endif
+}
+
+}  // namespace
 #endif
 
 std::vector<std::string> cpu_isas() {
@@ -22,6 +43,7 @@ std::vector<std::string> cpu_isas() {
   __builtin_cpu_init();
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
+  if (avx512 && has_amx() && cpu_avx512::amx_allowed()) isas.push_back("amx");
   if (avx512) isas.push_back("avx512");
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.push_back("avx2");
 #endif
@@ -49,7 +71,7 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
     throw Error("UNSUPPORTED", "this processor cannot run the instruction set \"" + chosen.isa + "\"");
   if (chosen.n_threads <= 0) chosen.n_threads = physical_cores();
 #if defined(LORIKEET_X86)
-  if (chosen.isa == "avx512") return cpu_avx512::make_backend(chosen);
+  if (chosen.isa == "avx512" || chosen.isa == "amx") return cpu_avx512::make_backend(chosen);
   if (chosen.isa == "avx2") return cpu_avx2::make_backend(chosen);
 #endif
   return cpu_scalar::make_backend(chosen);

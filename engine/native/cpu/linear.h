@@ -35,6 +35,12 @@ const float* rows_f32(const LinearCpu& w, int64_t begin, int64_t end, std::vecto
 
 void linear_cpu(Tensor out, Tensor x, const LinearCpu& w);
 
+#if defined(LORIKEET_HAS_AMX)
+/// linear_amx.cc: bf16 products on tiles.
+bool amx_allowed();
+void linear_amx(Tensor out, Tensor x, const LinearCpu& w);
+#endif
+
 /// Element types of a dot product: how many elements one step takes, and the step.
 struct DotBf16 {
   using T = bf16;
