@@ -23,8 +23,13 @@ export interface CompletionAnswer {
 
 export interface EchoedPrompt {
   readonly text: string
-  /** Text of the prompt's first token, which has no log-probability. */
-  readonly firstToken: string
+  /** The prompt's first token, which has no log-probability. A <bos> that the server put in front is named, not shown. */
+  readonly firstToken: FirstToken
+}
+
+export interface FirstToken {
+  readonly name: string
+  readonly shown: string
 }
 
 interface CompletionChoice {
@@ -122,7 +127,7 @@ class Choice {
     return [{ index, text: event.text, logprobs, finish_reason: null, ...(tokenIds && { token_ids: event.tokenIds }) }]
   }
 
-  #writeLogprobs(tokens: ReadonlyArray<TokenLogprob | null>, firstToken?: string): LegacyLogprobs | null {
+  #writeLogprobs(tokens: ReadonlyArray<TokenLogprob | null>, firstToken?: FirstToken): LegacyLogprobs | null {
     return this.#answer.logprobs ? this.#logprobs.write(tokens, firstToken) : null
   }
 }

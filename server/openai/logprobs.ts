@@ -36,16 +36,16 @@ export function chatLogprobs(tokens: readonly TokenLogprob[]): ChatLogprobs {
 export class LegacyLogprobsWriter {
   #offset = 0
 
-  /** Null stands for the first prompt token, which nothing predicts; `firstToken` is its text. */
-  write(tokens: ReadonlyArray<TokenLogprob | null>, firstToken = ''): LegacyLogprobs {
+  /** Null stands for the first prompt token, which nothing predicts: `first` is its name and what the text shows of it. */
+  write(tokens: ReadonlyArray<TokenLogprob | null>, first = { name: '', shown: '' }): LegacyLogprobs {
     const out: LegacyLogprobs = { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] }
     for (const token of tokens) {
-      const text = token === null ? firstToken : legacyText(token)
+      const text = token === null ? first.name : legacyText(token)
       out.tokens.push(text)
       out.token_logprobs.push(token === null ? null : finite(token.logprob))
       out.top_logprobs.push(token === null ? null : topOf(token))
       out.text_offset.push(this.#offset)
-      this.#offset += codePoints(token === null ? firstToken : token.text)
+      this.#offset += codePoints(token === null ? first.shown : token.text)
     }
     return out
   }

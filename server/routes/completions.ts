@@ -52,7 +52,11 @@ async function completionAnswer(body: CompletionBody, id: string, engine: Engine
 /** The prompt as text; its first token's text only where log-probabilities will name it. */
 async function echoOf(engine: Engine, prompt: GenerateRequest['prompt'], { logprobs }: CompletionBody): Promise<EchoedPrompt> {
   const text = 'text' in prompt ? prompt.text : 'tokenIds' in prompt ? await engine.detokenize(prompt.tokenIds) : ''
-  if (typeof logprobs !== 'number') return { text, firstToken: '' }
+  const name = typeof logprobs === 'number' ? await firstToken(engine, prompt) : ''
+  return { text, firstToken: { name, shown: text.startsWith(name) ? name : '' } }
+}
+
+async function firstToken(engine: Engine, prompt: GenerateRequest['prompt']): Promise<string> {
   const [first] = await engine.tokenize(prompt)
-  return { text, firstToken: first === undefined ? '' : await engine.detokenize([first]) }
+  return first === undefined ? '' : engine.detokenize([first])
 }

@@ -71,9 +71,9 @@ t.test('echo gives the prompt back, with its log-probabilities where asked for',
   const app = await startApp(t)
   t.equal((await complete(app, { echo: true })).json().choices[0].text, 'Once uponHello, world!')
   const [choice] = (await complete(app, { echo: true, logprobs: 0, max_tokens: 1 })).json().choices
-  t.same(choice.logprobs.tokens, ['', 'Once ', 'upon', 'Hello'])
+  t.same(choice.logprobs.tokens, ['<bos>', 'Once ', 'upon', 'Hello'])
   t.same(choice.logprobs.token_logprobs, [null, -0.5, -0.5, -0.5])
-  t.same(choice.logprobs.text_offset, [0, 0, 5, 9])
+  t.same(choice.logprobs.text_offset, [0, 0, 5, 9], 'the <bos> that was put in front is not part of the text')
   const events = sseEvents((await complete(app, { echo: true, stream: true })).body)
   t.equal(events.slice(0, -1).map((event) => event.choices[0].text).join(''), 'Once uponHello, world!')
 })
@@ -90,6 +90,8 @@ t.test('max_tokens 0 with echo only scores the prompt', async (t) => {
 t.test('echo of token ids is their text', async (t) => {
   const app = await startApp(t)
   t.equal((await complete(app, { prompt: [7, 8], echo: true })).json().choices[0].text, '<7><8>Hello, world!')
+  const [choice] = (await complete(app, { prompt: [2, 7], echo: true, logprobs: 0, max_tokens: 1 })).json().choices
+  t.same([choice.text, choice.logprobs.text_offset], ['<bos><7>Hello', [0, 5, 8]])
 })
 
 t.test('prompt_logprobs are keyed by token id, as in vLLM', async (t) => {

@@ -126,7 +126,7 @@ export class FakeEngine implements Engine {
   }
 
   #textOf(tokenId: number): string {
-    return tokenId === BOS ? '' : (this.#vocabulary[tokenId - FIRST_ID] ?? `<${tokenId}>`)
+    return tokenId === BOS ? '<bos>' : (this.#vocabulary[tokenId - FIRST_ID] ?? `<${tokenId}>`)
   }
 
   #promptIds(prompt: Prompt): number[] {
