@@ -5,6 +5,8 @@ import { pathToFileURL } from 'node:url'
 import { realpathSync } from 'node:fs'
 import { UsageError } from './settings.js'
 
+const LAST_MS = 2_000
+
 interface Command {
   readonly summary: string
   /** Resolves to the exit code. */
@@ -65,4 +67,8 @@ function complain(text: string): number {
 }
 
 const isEntryPoint = process.argv[1] !== undefined && import.meta.url === pathToFileURL(realpathSync(process.argv[1])).href
-if (isEntryPoint) process.exitCode = await main(process.argv.slice(2))
+if (isEntryPoint) {
+  process.exitCode = await main(process.argv.slice(2))
+  // Done: no forgotten handle keeps the process.
+  setTimeout(() => process.exit(), LAST_MS).unref()
+}

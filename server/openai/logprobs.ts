@@ -20,12 +20,12 @@ export interface LegacyLogprobs {
   readonly text_offset: number[]
 }
 
-/** JSON has no -Infinity: vLLM's stand-in. */
+/** JSON has no -Infinity: vLLM's stand-in. Rounding may leave the likeliest token a hair above 0. */
 const FLOOR = -9999
 
 type Scored = Pick<TokenLogprob, 'tokenId' | 'bytes' | 'text' | 'logprob'>
 
-const finite = (logprob: number): number => (Number.isFinite(logprob) ? logprob : FLOOR)
+const finite = (logprob: number): number => (Number.isFinite(logprob) ? Math.min(0, logprob) : FLOOR)
 
 export function chatLogprobs(tokens: readonly TokenLogprob[]): ChatLogprobs {
   const entry = ({ text, logprob, bytes }: Scored): ChatLogprob => ({ token: text, logprob: finite(logprob), bytes })

@@ -94,7 +94,7 @@ function openaiSuite(t: Test, { url, model, idle }: ClientTarget): void {
     const content = choice!.logprobs!.content!
     t.ok(content.length >= 1 && content.length <= usage!.completion_tokens)
     for (const { logprob, top_logprobs: top } of content) {
-      t.ok(logprob <= 0)
+      t.ok(logprob <= 0, `${logprob}`)
       t.equal(top.length, 3)
       t.ok(top.every((entry, i) => i === 0 || entry.logprob <= top[i - 1]!.logprob), 'falling')
     }

@@ -1,0 +1,73 @@
+// `lorikeet serve` with a real engine, as a process of its own.
+
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import type { Test } from 'tap'
+
+export interface ServerProcess {
+  readonly url: string
+  readonly model: string
+  readonly child: ChildProcess
+  /** The engine's process. */
+  enginePid(): number
+  /** The value of a metric's only series, by its name. */
+  metric(name: string): Promise<number>
+  /** Sends SIGTERM; resolves with the exit code. */
+  stop(): Promise<number | null>
+  /** Everything on standard error. */
+  log(): string
+}
+
+const MODEL = 'under-test'
+const START_MS = 120_000
+
+/** Serves the embedded model unless the flags name another; on one thread, so that a busy machine stays fair. Killed with the test. */
+export async function startServer(t: Test, flags: readonly string[] = []): Promise<ServerProcess> {
+  const cli = fileURLToPath(new URL('../../server/cli.js', import.meta.url))
+  const args = [cli, 'serve', '--port', '0', '--data-dir', t.testdir({}), '--served-model-name', MODEL, '--threads', '1', '--recovery-timeout', '60s', ...flags]
+  const child = spawn(process.execPath, args, { env: { ...process.env, NODE_OPTIONS: '' } })
+  const exit = once(child, 'exit').then(([code]) => code as number | null)
+  t.teardown(async () => {
+    child.kill('SIGKILL')
+    await exit
+  })
+  const texts = { out: '', err: '' }
+  child.stdout.on('data', (data) => (texts.out += data))
+  child.stderr.on('data', (data) => (texts.err += data))
+  const url = await addressIn(() => texts.out, () => child.exitCode !== null, () => texts.err)
+  return {
+    url,
+    model: MODEL,
+    child,
+    enginePid: () => Number(execFileSync('ps', ['-o', 'pid=', '--ppid', String(child.pid)]).toString().trim()),
+    metric: (name) => readMetric(url, name),
+    stop: () => {
+      child.kill('SIGTERM')
+      return exit
+    },
+    log: () => texts.err,
+  }
+}
+
+async function addressIn(out: () => string, ended: () => boolean, err: () => string): Promise<string> {
+  for (const deadline = performance.now() + START_MS; performance.now() < deadline && !ended(); await sleep(20)) {
+    const url = /http:\/\/\S+/.exec(out())?.[0]
+    if (url !== undefined) return url
+  }
+  throw new Error(`the server did not start: ${err()}`)
+}
+
+async function readMetric(url: string, name: string): Promise<number> {
+  const text = await (await fetch(`${url}/metrics`)).text()
+  const line = text.split('\n').find((candidate) => candidate.startsWith(`${name} `) || candidate.startsWith(`${name}{`))
+  return Number(line?.split(' ').at(-1) ?? NaN)
+}
+
+export const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms))
+
+/** Resolves when the condition holds. @throws after a minute. */
+export async function eventually(what: string, condition: () => Promise<boolean> | boolean): Promise<void> {
+  for (const deadline = performance.now() + 60_000; performance.now() < deadline; await sleep(20)) if (await condition()) return
+  throw new Error(`still not: ${what}`)
+}
