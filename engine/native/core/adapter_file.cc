@@ -9,6 +9,7 @@
 #include <set>
 
 #include "adapter_config.h"
+#include "adapter_keys.h"
 #include "error.h"
 #include "json.h"
 #include "mapped_file.h"
@@ -27,68 +28,6 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 }
 
 std::string quoted(const std::string& name) { return json_quote(name.substr(0, 200)); }
-
-enum class Part { kA, kB, kMagnitude, kWeight, kBaseWeight, kTokenRows };
-
-// What a key of the file stands for.
-struct Place {
-  std::string prefix;                      // of the model class: "model.", "model.language_model.", "language_model.model."
-  std::string module;                      // "layers.0.self_attn.q_proj", "embed_tokens", "lm_head"
-  Part part = Part::kA;
-  bool vision = false;
-};
-
-bool take_prefix(std::string_view& text, std::string_view prefix) {
-  if (!text.starts_with(prefix)) return false;
-  text.remove_prefix(prefix.size());
-  return true;
-}
-
-bool take_suffix(std::string_view& text, std::string_view suffix) {
-  if (!text.ends_with(suffix)) return false;
-  text.remove_suffix(suffix.size());
-  return true;
-}
-
-// Cuts off the part that PEFT hangs on a module's name.
-std::optional<Part> take_part(std::string_view& text) {
-  constexpr std::pair<std::string_view, Part> kSuffixes[] = {
-      {".lora_A.weight", Part::kA},
-      {".lora_B.weight", Part::kB},
-      {".lora_embedding_A", Part::kA},
-      {".lora_embedding_B", Part::kB},
-      {".lora_magnitude_vector", Part::kMagnitude},
-      {".lora_magnitude_vector.weight", Part::kMagnitude},
-      {".token_adapter.trainable_tokens_delta", Part::kTokenRows},
-      {".base_layer.weight", Part::kBaseWeight},
-      {".weight", Part::kWeight},
-  };
-  for (const auto& [suffix, part] : kSuffixes) {
-    if (take_suffix(text, suffix)) return part;
-  }
-  return std::nullopt;
-}
-
-std::optional<Place> parse_key(std::string_view key) {
-  if (!take_prefix(key, "base_model.model.")) return std::nullopt;
-  Place place;
-  for (const std::string_view tower : {"model.vision_tower.", "vision_tower.", "model.multi_modal_projector.", "multi_modal_projector."}) {
-    place.vision = place.vision || key.starts_with(tower);
-  }
-  const auto part = take_part(key);
-  if (!part) return std::nullopt;
-  place.part = *part;
-  if (!place.vision && key != "lm_head" && key != "language_model.lm_head") {
-    for (const std::string_view prefix : {"model.language_model.", "language_model.model.", "model."}) {
-      if (!take_prefix(key, prefix)) continue;
-      place.prefix = prefix;
-      break;
-    }
-    if (place.prefix.empty()) return std::nullopt;
-  }
-  place.module = key == "language_model.lm_head" ? "lm_head" : std::string(key);
-  return place;
-}
 
 // Tensors of one module.
 struct Parts {
@@ -150,7 +89,7 @@ class AdapterReader {
 
   void sort_tensors() {
     for (const TensorInfo& info : file_->tensors()) {
-      auto place = parse_key(info.name);
+      auto place = parse_adapter_key(info.name);
       if (!place) refuse_adapter("unknown tensor", quoted(info.name) + " belongs to no module of the base");
       if (place->vision) {
         vision_.push_back({&info, place->part});

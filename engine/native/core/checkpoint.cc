@@ -38,7 +38,7 @@ class SourceCheckpoint final : public Checkpoint {
   HostMatrix linear(int layer, Module m) override {
     const std::string name = "layers." + std::to_string(layer) + "." + module_path(m);
     const int64_t rows = module_rows(config_, m), cols = module_cols(config_, m);
-    if (const auto nf4 = source_->nf4(name)) return weights_ == WeightFormat::kNF4 ? *nf4 : dequantised(*nf4);
+    if (const auto nf4 = source_->nf4(name)) return weights_ == WeightFormat::kNF4 ? *nf4 : dequantised(*nf4, weights_);
     if (weights_ == WeightFormat::kNF4 && !source_->prequantised()) return quantised(name, rows, cols);
     return plain(name, rows, cols, weights_ == WeightFormat::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16);
   }
@@ -51,6 +51,7 @@ class SourceCheckpoint final : public Checkpoint {
   HostMatrix head() override {
     if (config_.tied) return embedding();
     const auto format = weights_ == WeightFormat::kF32 ? WeightFormat::kF32 : WeightFormat::kBF16;
+    if (const auto nf4 = source_->nf4("lm_head")) return dequantised(*nf4, format);
     return plain("lm_head", config_.vocab_size, config_.hidden_size, format);
   }
 
@@ -87,12 +88,12 @@ class SourceCheckpoint final : public Checkpoint {
   }
 
   // NF4 values are rounded to bf16, as bitsandbytes hands them to the product, also where fp32 is asked for.
-  HostMatrix dequantised(const HostMatrix& nf4) const {
-    auto [matrix, data] = allocate_matrix(weights_, nf4.rows, nf4.cols);
+  static HostMatrix dequantised(const HostMatrix& nf4, WeightFormat format) {
+    auto [matrix, data] = allocate_matrix(format, nf4.rows, nf4.cols);
     parallel_pieces(nf4.rows * nf4.cols, kPiece, [&](int64_t begin, int64_t end) {
       std::vector<uint16_t> values(static_cast<size_t>(end - begin));
       nf4_dequantize_bf16(static_cast<const uint8_t*>(nf4.data) + begin / 2, nf4.absmax + begin / kNF4Block, end - begin, values.data());
-      if (weights_ == WeightFormat::kBF16) {
+      if (format == WeightFormat::kBF16) {
         std::copy(values.begin(), values.end(), reinterpret_cast<uint16_t*>(data.get()) + begin);
       } else {
         to_float(FileDtype::kBF16, values.data(), end - begin, reinterpret_cast<float*>(data.get()) + begin);

@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <map>
 #include <set>
 
@@ -95,7 +96,7 @@ class HfSource final : public WeightSource {
     if (is_file(path("generation_config.json"))) {
       apply_generation_config(config_, read_file(path("generation_config.json"), kMaxConfigBytes).text());
     }
-    if (config_.name.empty()) config_.name = path_name(directory_);
+    config_.name = directory_name();
     const Json root = Json::parse(files_[0]->text());
     const Json* quantisation = root.find_set("quantization_config");
     if (quantisation == nullptr) return;
@@ -107,6 +108,17 @@ class HfSource final : public WeightSource {
       throw Error("UNSUPPORTED", "an 8-bit bitsandbytes checkpoint: only NF4 (load_in_4bit) is read");
     }
     prequantised_ = true;
+  }
+
+  // The directory's own name; in the hub's cache, where that is a commit, the repository's: models--google--gemma-3-1b-it.
+  std::string directory_name() const {
+    const std::string name = path_name(directory_);
+    const bool commit = name.size() == 40 && name.find_first_not_of("0123456789abcdef") == std::string::npos;
+    if (!commit) return name;
+    const std::filesystem::path folder = std::filesystem::path(directory_).lexically_normal().parent_path().parent_path();
+    const std::string repository = folder.filename().string();
+    const size_t dashes = repository.rfind("--");
+    return repository.starts_with("models--") ? repository.substr(dashes + 2) : config_.name.empty() ? name : config_.name;
   }
 
   void map_files() {

@@ -9,7 +9,7 @@
 namespace lorikeet {
 
 struct Gemma3Config {
-  std::string name;                        // "gemma-3-1b" where known, else the directory's or file's name
+  std::string name;                        // of the directory, repository or file; "gemma-3-1b" for a shape without one
   int n_layers = 0;
   int hidden_size = 0;                     // a multiple of 64
   int intermediate_size = 0;               // a multiple of 64

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -37,6 +38,7 @@ std::string float_text(double value) {     // shortest text that reads back as t
 
 std::string config_json(const Gemma3Config& c) {
   const auto number = [](int64_t n) { return std::to_string(n); };
+  const float whole = std::floor(c.query_pre_attn_scalar);   // transformers insists on an integer
   std::string types, eos;
   for (const uint8_t global : c.is_global) types += std::string(types.empty() ? "" : ", ") + (global != 0 ? "\"full_attention\"" : "\"sliding_attention\"");
   for (const int id : c.eos_ids) eos += (eos.empty() ? "" : ", ") + std::to_string(id);
@@ -57,7 +59,7 @@ std::string config_json(const Gemma3Config& c) {
       {"num_attention_heads", number(c.n_heads)},
       {"num_hidden_layers", number(c.n_layers)},
       {"num_key_value_heads", number(c.n_kv_heads)},
-      {"query_pre_attn_scalar", float_text(c.query_pre_attn_scalar)},
+      {"query_pre_attn_scalar", whole == c.query_pre_attn_scalar ? number(int64_t(whole)) : float_text(c.query_pre_attn_scalar)},
       {"rms_norm_eps", float_text(c.rms_norm_eps)},
       {"rope_local_base_freq", float_text(c.rope_theta_local)},
       {"rope_scaling", scaling},
@@ -259,45 +261,7 @@ void build(const std::string& directory, const WeightSource& source, const LoadO
   }
 }
 
-std::string compute_hash(const WeightSource& source, const LoadOptions& options) {
-  uint64_t total = 0, before = 0;
-  for (const auto& file : source.files()) total += file->size();
-  std::string list;
-  for (const auto& file : source.files()) {
-    list += content_hash(file->text(), [&](uint64_t done) {
-      if (options.progress) options.progress("hashing", before + done, total);
-    });
-    before += file->size();
-  }
-  return sha256_hex(list);
-}
-
-// What must be unchanged for a remembered hash to hold.
-std::string stamps(const WeightSource& source) {
-  std::string out;
-  for (const auto& file : source.files()) {
-    const FileStamp stamp = file_stamp(file->path());
-    out += file->path() + '\n' + std::to_string(stamp.bytes) + ' ' + std::to_string(stamp.mtime_ns) + ' ' + std::to_string(stamp.inode) + '\n';
-  }
-  return out;
-}
-
 }  // namespace
-
-std::string source_hash(const WeightSource& source, const LoadOptions& options) {
-  if (options.cache_dir.empty()) return compute_hash(source, options);
-  const std::string directory = options.cache_dir + "/hashes", memo = directory + "/" + sha256_hex(stamps(source)).substr(0, 32);
-  try {
-    const std::string known(is_file(memo) ? read_file(memo, 64).text() : "");
-    if (known.size() == 64 && known.find_first_not_of("0123456789abcdef") == std::string::npos) return known;
-    const std::string hash = compute_hash(source, options);
-    make_directories(directory);
-    write_file_durably(memo, hash);
-    return hash;
-  } catch (const Error&) {                 // a cache that cannot be used costs time, not the start
-    return compute_hash(source, options);
-  }
-}
 
 std::string ensure_nf4_cache(const WeightSource& source, const std::string& hash, const LoadOptions& options) {
   const std::string directory = options.cache_dir + "/" + hash;

@@ -9,17 +9,17 @@
 
 // The largest single allocation since the start: a reader that believes a lying count would show here.
 static size_t largest_allocation = 0;
-void* operator new(size_t n, const std::nothrow_t&) noexcept {
+[[gnu::noinline]] void* operator new(size_t n, const std::nothrow_t&) noexcept {
   largest_allocation = n > largest_allocation ? n : largest_allocation;
   return std::malloc(n == 0 ? 1 : n);
 }
-void* operator new(size_t n) {
+[[gnu::noinline]] void* operator new(size_t n) {
   if (void* p = operator new(n, std::nothrow)) return p;
   throw std::bad_alloc();
 }
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
-void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, size_t) noexcept { std::free(p); }
+[[gnu::noinline]] void operator delete(void* p, const std::nothrow_t&) noexcept { std::free(p); }
 
 namespace lorikeet::testing {
 namespace {

@@ -55,7 +55,8 @@ inline void write_text(const std::string& path, std::string_view text) {
 class Scratch {
  public:
   Scratch() {
-    std::string name = (std::filesystem::temp_directory_path() / "lorikeet-test-XXXXXX").string();
+    const bool in_memory = std::filesystem::is_directory("/dev/shm");
+    std::string name = (in_memory ? "/dev/shm" : std::filesystem::temp_directory_path().string()) + "/lorikeet-test-XXXXXX";
     if (::mkdtemp(name.data()) == nullptr) throw Error("INTERNAL", "no scratch directory");
     path_ = name;
   }
