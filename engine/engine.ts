@@ -9,7 +9,7 @@ import type { Choice, Ending } from './choice.js'
 import { DeviceLoop } from './device-loop.js'
 import { detokenize } from './detokenizer.js'
 import { EngineError } from './errors.js'
-import { KvBlocks } from './kv-blocks.js'
+import { KvBlocks, kvShapeOf } from './kv-blocks.js'
 import { makeChoices } from './make-choices.js'
 import { type NativeModel, toEngineError } from './native.js'
 import type { PromptEncoder } from './prompt-encoder.js'
@@ -61,12 +61,10 @@ export class LocalEngine implements Engine {
     this.fullStepMs = parts.fullStepMs
     const { model } = parts
     this.#scheduler = new Scheduler({
-      kv: new KvBlocks({
-        blockTokens: model.info.blockTokens, window: model.info.slidingWindow,
-        nGlobalBlocks: model.info.nGlobalBlocks, nSlidingBlocks: model.info.nSlidingBlocks,
-      }),
+      kv: new KvBlocks(kvShapeOf(model.info)),
       maxNumSeqs: parts.maxNumSeqs,
       maxBatchTokens: parts.maxBatchTokens,
+      maxModelLen: parts.info.maxModelLen,
     })
     this.#adapters = new AdapterTable(model, parts.info.maxLoras)
     this.#loop = new DeviceLoop(model, this.#scheduler, {

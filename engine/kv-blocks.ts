@@ -4,6 +4,7 @@
 
 import { createHash } from 'node:crypto'
 import { BlockPool } from './block-pool.js'
+import type { NativeModelInfo } from './native.js'
 
 export interface KvShape {
   readonly blockTokens: number
@@ -58,6 +59,11 @@ export interface PrefixMatch {
 }
 
 const NO_MATCH: PrefixMatch = { nTokens: 0, global: [], sliding: [], slidingFirst: 0 }
+
+/** A context shorter than the window makes the window no longer than itself. */
+export function kvShapeOf({ blockTokens, slidingWindow, maxModelLen, nGlobalBlocks, nSlidingBlocks }: NativeModelInfo): KvShape {
+  return { blockTokens, window: Math.min(slidingWindow, maxModelLen), nGlobalBlocks, nSlidingBlocks }
+}
 
 export class KvBlocks {
   readonly shape: KvShape

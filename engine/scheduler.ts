@@ -1,14 +1,16 @@
 // Who computes what in the next step: admission, chunked prefill mixed with decode, preemption by recomputation, commit. Pure: no clock,
 // no device, no text. Plans run in order, and the next plan is made before the result of the last one is read.
 
+import { EngineError } from './errors.js'
 import { FairQueue } from './fair-queue.js'
-import { BlockKeys, type KvBlocks, type KvTable, type PrefixMatch } from './kv-blocks.js'
+import { BlockKeys, type KvBlocks, type KvShape, type KvTable, type PrefixMatch } from './kv-blocks.js'
 import type { Sequence } from './sequence.js'
 
 export interface SchedulerOptions {
   readonly kv: KvBlocks
   readonly maxNumSeqs: number
   readonly maxBatchTokens: number
+  readonly maxModelLen: number
   /** Share of admission of a flow; default 1 for all. */
   readonly weightOf?: (flow: string) => number
 }
@@ -59,13 +61,16 @@ export class Scheduler {
   /** Sequences with a row in the plan being made: they must stay. */
   readonly #inPlan = new Set<Sequence>()
 
+  /** @throws EngineError OUT_OF_MEMORY where not even one sequence fits */
   constructor(options: SchedulerOptions) {
     this.kv = options.kv
     const { shape } = options.kv
     this.maxBatchTokens = options.maxBatchTokens
     this.maxNumSeqs = Math.min(options.maxNumSeqs, options.maxBatchTokens)
-    this.maxChunk = Math.min(options.maxBatchTokens, shape.nSlidingBlocks * shape.blockTokens - shape.window - 2 * shape.blockTokens)
-    if (this.maxChunk < 1) throw new RangeError(`${shape.nSlidingBlocks} sliding blocks do not hold one window of ${shape.window} tokens`)
+    this.maxChunk = Math.min(options.maxBatchTokens, longestChunk(shape, options.maxModelLen))
+    if (this.maxChunk < 1) {
+      throw new EngineError('OUT_OF_MEMORY', `${shape.nSlidingBlocks} blocks do not hold one window of ${shape.window} tokens (set --kv-cache-bytes)`)
+    }
     this.#queue = new FairQueue(ADMISSION_QUANTUM, options.weightOf)
     this.#freeSlots = Array.from({ length: this.maxNumSeqs }, (_, i) => this.maxNumSeqs - 1 - i)
   }
@@ -272,6 +277,12 @@ export class Scheduler {
   #publish(sequence: Sequence): void {
     if (sequence.kv !== null) this.kv.publish(sequence.kv, Math.min(sequence.nComputed, sequence.nKnown))
   }
+}
+
+/** Tokens of one step for which the sliding pool has room beside the window before them, whatever the alignment to blocks. */
+function longestChunk({ nSlidingBlocks, blockTokens, window }: KvShape, maxModelLen: number): number {
+  const nSliding = nSlidingBlocks * blockTokens
+  return nSliding >= maxModelLen ? maxModelLen : nSliding - window - 2 * blockTokens
 }
 
 /** Log-probabilities of its prompt are still to come. */

@@ -1,6 +1,6 @@
 // A step or two on a fresh device before it serves: touches every weight, and tells how long a full step takes here.
 
-import { KvBlocks } from './kv-blocks.js'
+import { KvBlocks, kvShapeOf } from './kv-blocks.js'
 import type { NativeModel } from './native.js'
 import { resolveSampling } from './sampling.js'
 import { Scheduler } from './scheduler.js'
@@ -13,10 +13,8 @@ const WARM_UP_TOKENS = 64
 export async function warmUp(model: NativeModel, maxBatchTokens: number): Promise<number> {
   const { info } = model
   const nTokens = Math.max(1, Math.min(WARM_UP_TOKENS, maxBatchTokens, info.maxModelLen - 1, info.nGlobalBlocks * info.blockTokens))
-  const kv = new KvBlocks({
-    blockTokens: info.blockTokens, window: info.slidingWindow, nGlobalBlocks: info.nGlobalBlocks, nSlidingBlocks: info.nSlidingBlocks,
-  })
-  const scheduler = new Scheduler({ kv, maxNumSeqs: 1, maxBatchTokens })
+  const kv = new KvBlocks(kvShapeOf(info))
+  const scheduler = new Scheduler({ kv, maxNumSeqs: 1, maxBatchTokens, maxModelLen: info.maxModelLen })
   const [sampling] = resolveSampling(1, { temperature: 0, seed: 0 }, {}, { minTokens: 0, suppressedIds: [] })
   let shortestMs = Infinity
   // The first run also reads the weights from disk: the second tells more.

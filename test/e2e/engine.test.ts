@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import type { GenerateRequest } from '../../engine/api.js'
 import { createLocalEngine } from '../../engine/index.js'
 import type { LocalEngine } from '../../engine/engine.js'
-import { ask, collect, isEmpty, newId } from '../unit/engine-suite.js'
+import { type Answer, ask, collect, isEmpty, newId } from '../unit/engine-suite.js'
 import { randomFrom } from '../unit/drive.js'
 import { embedded } from './engine-options.js'
 
@@ -29,7 +29,7 @@ async function open(t: Test, fields: Parameters<typeof embedded>[0] = {}): Promi
   return engine
 }
 
-t.test('the same request gives the same bytes alone, in a batch of 16 others, in other chunks, after a prefix hit and after a preemption', async (t) => {
+t.test('the same request gives the same bytes alone, in a batch of 16 others, in other chunks and after a prefix hit', async (t) => {
   const roomy = await open(t)
   const chunked = await open(t, { maxBatchTokens: 24, prefixCache: false })
   for (const [name, way] of WAYS) {
@@ -49,16 +49,46 @@ t.test('the same request gives the same bytes alone, in a batch of 16 others, in
   }
 })
 
-t.test('preempted requests lose nothing', async (t) => {
-  const roomy = await open(t)
-  // Just more than one sequence of 512 tokens needs.
-  const tight = await open(t, { kvCacheBytes: 5 << 20, maxModelLen: 512, maxNumSeqs: 8 })
-  const requests = Array.from({ length: 8 }, (_, i) => ({ ...question(i), maxTokens: 200, ignoreEos: true, ...WAYS[i % 3]![1] }))
-  const expected = await Promise.all(requests.map((request) => ask(roomy, request)))
-  const found = await Promise.all(requests.map((request) => ask(tight, request)))
-  t.ok((await tight.stats()).preemptions > 0, `${(await tight.stats()).preemptions} preemptions with ${tight.info.nGlobalBlocks} blocks`)
-  found.forEach((answer, i) => t.same(answer.choices[0]!.tokenIds, expected[i]!.choices[0]!.tokenIds))
+t.test('requests of every kind, preempted, dropped and sharing prefixes, give the bytes they give alone', async (t) => {
+  // Room for little more than one sequence of 256 tokens.
+  const tight = await open(t, { kvCacheBytes: 2 << 20, maxModelLen: 256, maxNumSeqs: 12, maxBatchTokens: 40 })
+  const alone = await open(t, { maxNumSeqs: 1, maxBatchTokens: 512, prefixCache: false })
+  const random = randomFrom(2)
+  const requests = Array.from({ length: 60 }, () => randomRequest(random))
+  const answers = await Promise.all(requests.map(async (request, i) => {
+    if (i % 6 !== 0) return ask(tight, request)
+    for await (const event of tight.generate({ id: newId(), ...request } as GenerateRequest)) if (event.type === 'delta') break
+    return undefined
+  }))
+  const { preemptions, prefixHits } = await tight.stats()
+  t.ok(preemptions > 0 && prefixHits > 0, `${preemptions} preemptions, ${prefixHits} cached tokens`)
+  t.ok(await isEmpty(tight))
+  for (const [i, answer] of answers.entries()) {
+    if (answer === undefined) continue
+    const single = await ask(alone, { ...requests[i]!, n: 1 })
+    t.same(shown(answer), shown(single), `request ${i}`)
+    t.same(answer.started.promptLogprobs, single.started.promptLogprobs)
+  }
 })
+
+function randomRequest(random: (n: number) => number): Partial<GenerateRequest> {
+  const beginning = random(5)
+  const nPrompt = 1 + random(120)
+  return {
+    prompt: { tokenIds: Array.from({ length: nPrompt }, (_, i) => 10 + (i * 31 + beginning * 7 + (i > nPrompt - 4 ? random(50) : 0)) % 2000) },
+    maxTokens: 1 + random(50),
+    ignoreEos: true,
+    n: 1 + (random(4) === 0 ? random(3) : 0),
+    logprobs: random(3) === 0 ? random(4) : undefined,
+    promptLogprobs: random(5) === 0 ? 1 : undefined,
+    sampling: random(2) === 0 ? { temperature: 0 } : { temperature: 1, topK: 40, topP: 0.9, seed: random(1e6), repetitionPenalty: 1 + random(2) / 4 },
+  }
+}
+
+/** Tokens and log-probabilities of the first choice. */
+function shown({ events }: Answer): unknown {
+  return events.flatMap((event) => (event.type === 'delta' && event.index === 0 ? [[event.tokenIds, event.logprobs]] : []))
+}
 
 t.test('n choices are those of n requests', async (t) => {
   const engine = await open(t)

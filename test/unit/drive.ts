@@ -1,7 +1,7 @@
 // Runs a scheduler against the fake device as the engine does: two plans in flight, results read in order.
 
 import type { NativeSampling, NativeStepResult } from '../../engine/native.js'
-import { KvBlocks, chainSeed } from '../../engine/kv-blocks.js'
+import { KvBlocks, chainSeed, kvShapeOf } from '../../engine/kv-blocks.js'
 import { Scheduler } from '../../engine/scheduler.js'
 import { Sequence, type SequenceOptions } from '../../engine/sequence.js'
 import { type StepPlan, buildStep, readStep } from '../../engine/step-plan.js'
@@ -35,9 +35,8 @@ export class Driver {
 
   constructor(options: FakeOptions & { maxNumSeqs?: number; maxBatchTokens?: number; weightOf?: (flow: string) => number } = {}) {
     this.model = new FakeModel(options)
-    const { blockTokens, slidingWindow: window, nGlobalBlocks, nSlidingBlocks } = this.model.info
     this.scheduler = new Scheduler({
-      kv: new KvBlocks({ blockTokens, window, nGlobalBlocks, nSlidingBlocks }),
+      kv: new KvBlocks(kvShapeOf(this.model.info)), maxModelLen: this.model.info.maxModelLen,
       maxNumSeqs: options.maxNumSeqs ?? 8, maxBatchTokens: options.maxBatchTokens ?? 32, weightOf: options.weightOf,
     })
   }

@@ -5,8 +5,8 @@ import { Driver, GREEDY, randomFrom, sequence } from './drive.js'
 import { expectedTokens } from './fake-native.js'
 
 const prompt = (n: number, salt = 0) => Array.from({ length: n }, (_, i) => 10 + ((i * 13 + salt * 31) % 400))
-const expected = (s: Sequence, adapterPath: string | null = null) =>
-  expectedTokens([...s.promptIds], s.outputIds.length, { sampling: s.sampling, adapterPath })
+const expected = (s: Sequence, adapterPath: string | null = null, window = 8) =>
+  expectedTokens([...s.promptIds], s.outputIds.length, { sampling: s.sampling, adapterPath, window })
 
 t.test('one sequence gets the tokens that its whole context gives', async (t) => {
   for (const nPrompt of [1, 3, 4, 5, 31, 33, 100]) {
@@ -217,11 +217,23 @@ t.test('with one busy adapter and 50 quiet ones, a quiet request is admitted wit
   t.ok(busy.some((s) => s.status === 'waiting'))
 })
 
+t.test('a context shorter than the window needs blocks for the context only', async (t) => {
+  const driver = new Driver({ window: 200, maxModelLen: 40, nGlobalBlocks: 10, nSlidingBlocks: 10, maxBatchTokens: 32 })
+  const all = [0, 1, 2].map((i) => sequence(prompt(25, i), { maxTokens: 15 }))
+  for (const s of all) driver.scheduler.add([s])
+  await driver.run()
+  for (const s of all) t.same(s.outputIds, expectedTokens([...s.promptIds], 15, { sampling: GREEDY, window: 200 }))
+})
+
+t.test('a sliding pool that does not hold one window is refused', async (t) => {
+  t.throws(() => new Driver({ window: 100, nSlidingBlocks: 10 }), { code: 'OUT_OF_MEMORY', message: /kv-cache-bytes/ })
+})
+
 t.test('random workloads: blocks are conserved, rules hold, every request ends with its own tokens', async (t) => {
   for (let seed = 1; seed <= 12; seed++) {
     const random = randomFrom(seed)
     const driver = new Driver({
-      nGlobalBlocks: 30 + random(60), nSlidingBlocks: 24 + random(60), maxNumSeqs: 1 + random(10), maxBatchTokens: 12 + random(40), maxModelLen: 110,
+      nGlobalBlocks: 30 + random(60), nSlidingBlocks: 24 + random(60), maxNumSeqs: 1 + random(10), maxBatchTokens: 12 + random(40), maxModelLen: 110, window: 3 + random(10),
     })
     await driver.model.loadAdapter(0, 'an adapter')
     const live = new Set<Sequence>()
@@ -256,7 +268,7 @@ t.test('random workloads: blocks are conserved, rules hold, every request ends w
     }
     for (const s of live) s.paused = false
     await driver.run()
-    const wrong = all.filter((s) => expected(s, s.flow || null).join() !== s.outputIds.join())
+    const wrong = all.filter((s) => expected(s, s.flow || null, driver.model.info.slidingWindow).join() !== s.outputIds.join())
     t.equal(wrong.length, 0, `seed ${seed}: ${all.length} sequences, ${driver.model.nSteps} steps, ${driver.scheduler.preemptions} preemptions, ${driver.scheduler.prefixHits} cached tokens`)
     t.ok(all.every((s) => s.status === 'finished'), 'every request ended')
     t.equal(driver.blocksUsed, 0)
