@@ -123,7 +123,7 @@ export interface NativeModel {
   readonly info: NativeModelInfo
   /** Queues a step; steps run and resolve in order. The arrays are copied before the call returns. Throws on a malformed plan. */
   step(plan: NativeStepPlan): Promise<NativeStepResult>
-  /** Queued like a step, so that steps before and after it see a consistent table. Rejects with ADAPTER_* codes. */
+  /** Reads and checks the files beside running steps, then enters the slot between two of them. Rejects with ADAPTER_* codes. */
   loadAdapter(slot: number, path: string): Promise<NativeAdapterInfo>
   unloadAdapter(slot: number): Promise<void>
   validateAdapter(path: string): Promise<NativeAdapterInfo>

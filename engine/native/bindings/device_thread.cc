@@ -1,6 +1,8 @@
 #include "device_thread.h"
 
+#include <future>
 #include <new>
+#include <optional>
 
 namespace lorikeet {
 
@@ -14,7 +16,7 @@ struct DeviceThread::Item {
   std::shared_ptr<DeviceThread> owner;
   Work work;
   Settle settle;
-  Napi::Promise::Deferred deferred;
+  std::optional<Napi::Promise::Deferred> deferred;  // none: another thread waits, not JavaScript
   std::string error_code, error_message;
 };
 
@@ -28,7 +30,7 @@ DeviceThread::~DeviceThread() { close(); }
 
 Napi::Promise DeviceThread::run(Napi::Env env, Work work) {
   auto* item = new Item{shared_from_this(), std::move(work), {}, Napi::Promise::Deferred::New(env), {}, {}};
-  const Napi::Promise promise = item->deferred.Promise();
+  const Napi::Promise promise = item->deferred->Promise();
   if (in_flight_++ == 0) to_node_.Ref(env);
   {
     const std::lock_guard lock(mutex_);
@@ -44,6 +46,19 @@ Napi::Promise DeviceThread::run(Napi::Env env, Work work) {
     settle(item);
   }
   return promise;
+}
+
+void DeviceThread::run_and_wait(std::function<void()> piece) {
+  std::packaged_task<void()> task(std::move(piece));
+  std::future<void> done = task.get_future();
+  {
+    const std::lock_guard lock(mutex_);
+    if (closing_) throw Error("ENGINE_UNAVAILABLE", "the model is closed");
+    auto shared = std::make_shared<std::packaged_task<void()>>(std::move(task));
+    queue_.push_back(new Item{nullptr, [shared]() -> Settle { (*shared)(); return {}; }, {}, std::nullopt, {}, {}});
+  }
+  wake_.notify_one();
+  done.get();
 }
 
 void DeviceThread::notify(std::function<void(Napi::Env)> call) {
@@ -72,6 +87,10 @@ void DeviceThread::loop() {
       item->error_code = "INTERNAL";
       item->error_message = e.what();
     }
+    if (!item->deferred) {
+      delete item;
+      continue;
+    }
     item->work = nullptr;  // releases what the work held, on the thread that used it
     to_node_.NonBlockingCall([this, item](Napi::Env, Napi::Function) { settle(item); });
   }
@@ -80,10 +99,10 @@ void DeviceThread::loop() {
 void DeviceThread::settle(Item* item) {
   const Napi::HandleScope scope(env_);
   try {
-    if (item->error_code.empty()) item->deferred.Resolve(item->settle(env_));
-    else item->deferred.Reject(js_error(env_, item->error_code.c_str(), item->error_message).Value());
+    if (item->error_code.empty()) item->deferred->Resolve(item->settle(env_));
+    else item->deferred->Reject(js_error(env_, item->error_code.c_str(), item->error_message).Value());
   } catch (const Napi::Error& e) {
-    item->deferred.Reject(e.Value());
+    item->deferred->Reject(e.Value());
   }
   const std::shared_ptr<DeviceThread> self = std::move(item->owner);
   delete item;

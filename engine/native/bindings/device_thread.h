@@ -1,4 +1,4 @@
-// The one thread that owns the device. Work is queued in order; each piece runs there and settles a promise on Node's thread.
+// A thread with a queue: one owns the device, another reads adapter files. Work runs in order and settles a promise on Node's thread.
 #pragma once
 #include <napi.h>
 
@@ -44,6 +44,8 @@ class DeviceThread : public std::enable_shared_from_this<DeviceThread> {
   ~DeviceThread();
 
   Napi::Promise run(Napi::Env env, Work work);
+  /// Runs a piece here after what is queued, and waits for it; called from work on another such thread. Rethrows what it throws.
+  void run_and_wait(std::function<void()> piece);
   /// Calls back into JavaScript from work that is running; does not wait.
   void notify(std::function<void(Napi::Env)> call);
   /// Finishes what is queued and ends the thread. Promises of work never begun are rejected.

@@ -105,7 +105,11 @@ void ModelBinding::define(Napi::Env env) {
   model_class.SuppressDestruct();
 }
 
-ModelBinding::~ModelBinding() {
+ModelBinding::~ModelBinding() { close_threads(); }
+
+/// The reader first: what it holds may wait for the device.
+void ModelBinding::close_threads() {
+  if (reader_) reader_->close();
   if (thread_) thread_->close();
 }
 
@@ -128,11 +132,12 @@ Napi::Value ModelBinding::load(const Napi::CallbackInfo& info) {
       });
     };
     std::shared_ptr<Model> model = Model::load(options, report);
-    return [model, thread, progress](Napi::Env) -> Napi::Value {
+    return [model, thread, progress](Napi::Env env) -> Napi::Value {
       progress->Reset();
       Napi::Object object = model_class.New({});
       ModelBinding* binding = Unwrap(object);
       binding->thread_ = thread;
+      binding->reader_ = std::make_shared<DeviceThread>(env);
       binding->model_ = model;
       return object;
     };
@@ -195,10 +200,15 @@ Napi::Value ModelBinding::load_adapter(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (info.Length() < 2 || !info[0].IsNumber() || !info[1].IsString()) throw js_error(env, "INVALID_REQUEST", "loadAdapter(slot, path)");
   const int slot = info[0].As<Napi::Number>().Int32Value();
-  return run(env, [model = model_, slot, path = info[1].As<Napi::String>().Utf8Value()]() -> DeviceThread::Settle {
-    model->load_adapter(slot, model->read_adapter_file(path));
-    const DeviceAdapter* a = model->adapter(slot);
-    return [rank = a->max_rank, bytes = double(a->bytes), n = a->n_tensors, warnings = a->warnings](Napi::Env env) {
+  if (!model_) throw js_error(env, "ENGINE_UNAVAILABLE", "the model is closed");
+  return reader_->run(env, [model = model_, device = thread_, slot, path = info[1].As<Napi::String>().Utf8Value()]() -> DeviceThread::Settle {
+    const AdapterFile file = model->read_adapter_file(path);
+    double bytes = 0;
+    device->run_and_wait([&] {
+      model->load_adapter(slot, file);
+      bytes = double(model->adapter(slot)->bytes);
+    });
+    return [rank = file.max_rank, bytes, n = file.n_tensors, warnings = file.warnings](Napi::Env env) {
       return adapter_info(env, rank, bytes, n, warnings);
     };
   });
@@ -216,7 +226,8 @@ Napi::Value ModelBinding::unload_adapter(const Napi::CallbackInfo& info) {
 Napi::Value ModelBinding::validate_adapter(const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
   if (info.Length() < 1 || !info[0].IsString()) throw js_error(env, "INVALID_REQUEST", "validateAdapter(path)");
-  return run(env, [model = model_, path = info[0].As<Napi::String>().Utf8Value()]() -> DeviceThread::Settle {
+  if (!model_) throw js_error(env, "ENGINE_UNAVAILABLE", "the model is closed");
+  return reader_->run(env, [model = model_, path = info[0].As<Napi::String>().Utf8Value()]() -> DeviceThread::Settle {
     const AdapterFile file = model->read_adapter_file(path);
     return [rank = file.max_rank, bytes = double(file.bytes), n = file.n_tensors, warnings = file.warnings](Napi::Env env) {
       return adapter_info(env, rank, bytes, n, warnings);
@@ -251,7 +262,7 @@ Napi::Value ModelBinding::memory(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ModelBinding::close(const Napi::CallbackInfo& info) {
-  if (thread_) thread_->close();
+  close_threads();
   model_.reset();
   return info.Env().Undefined();
 }

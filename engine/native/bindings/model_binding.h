@@ -30,8 +30,10 @@ class ModelBinding : public Napi::ObjectWrap<ModelBinding> {
   Napi::Value close(const Napi::CallbackInfo& info);
 
   Napi::Value run(Napi::Env env, DeviceThread::Work work);
+  void close_threads();
 
   std::shared_ptr<DeviceThread> thread_;
+  std::shared_ptr<DeviceThread> reader_;  // adapter files are read and checked here, so that steps go on meanwhile
   std::shared_ptr<Model> model_;
 };
 
