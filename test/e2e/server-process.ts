@@ -22,11 +22,17 @@ export interface ServerProcess {
 const MODEL = 'under-test'
 const START_MS = 120_000
 
+export interface StartOptions {
+  /** By `npm start`, as a user does; the server is then npm's grandchild or, by `exec`, its child. */
+  readonly byNpm?: boolean
+}
+
 /** Serves the embedded model unless the flags name another; on one thread, so that a busy machine stays fair. Killed with the test. */
-export async function startServer(t: Test, flags: readonly string[] = []): Promise<ServerProcess> {
+export async function startServer(t: Test, flags: readonly string[] = [], { byNpm = false }: StartOptions = {}): Promise<ServerProcess> {
   const cli = fileURLToPath(new URL('../../server/cli.js', import.meta.url))
-  const args = [cli, 'serve', '--port', '0', '--data-dir', t.testdir({}), '--served-model-name', MODEL, '--threads', '1', '--recovery-timeout', '60s', ...flags]
-  const child = spawn(process.execPath, args, { env: { ...process.env, NODE_OPTIONS: '' } })
+  const command = byNpm ? ['npm', 'start', '--'] : [process.execPath, cli, 'serve']
+  const args = [...command.slice(1), '--port', '0', '--data-dir', t.testdir({}), '--served-model-name', MODEL, '--threads', '1', '--recovery-timeout', '60s', ...flags]
+  const child = spawn(command[0]!, args, { env: { ...process.env, NODE_OPTIONS: '' } })
   const exit = once(child, 'exit').then(([code]) => code as number | null)
   t.teardown(async () => {
     child.kill('SIGKILL')

@@ -111,6 +111,15 @@ t.test('SIGTERM lets a stream finish', async (t) => {
   t.equal(await exit, 0)
 })
 
+t.test('SIGTERM to npm start reaches the server: nothing is left listening', async (t) => {
+  const server = await startServer(t, [], { byNpm: true })
+  const running = streamed(server, { content: 'How many rows?', max_tokens: 100, ...GREEDY })
+  await sleep(50)
+  await server.stop()
+  t.equal((await running).length, 100)
+  await eventually('gone', () => fetch(`${server.url}/livez`).then(() => false, () => true))
+})
+
 t.test('a prompt longer than the context, and ids outside the vocabulary, are 400 by name', async (t) => {
   const server = await startServer(t, ['--max-model-len', '128'])
   const answer = await post(server, { content: 'word '.repeat(500) })
