@@ -21,12 +21,6 @@ namespace {
 constexpr uint64_t kMaxConfigBytes = 1 << 20;
 constexpr uint64_t kMaxFileBytes = uint64_t{16} << 30;   // two fp32 matrices of the largest vocabulary and more
 
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) out += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return out + "]";
-}
-
 std::string quoted(const std::string& name) { return json_quote(name.substr(0, 200)); }
 
 // Tensors of one module.

@@ -1,15 +1,11 @@
 // Hugging Face directories: config.json and safetensors, single or sharded, 16 or 32 bit or bitsandbytes NF4.
-#include <array>
-#include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <set>
 
+#include "bitsandbytes.h"
 #include "error.h"
-#include "float_types.h"
 #include "json.h"
-#include "nf4.h"
 #include "safetensors.h"
 #include "weight_source.h"
 
@@ -17,15 +13,8 @@ namespace lorikeet {
 namespace {
 
 constexpr uint64_t kMaxConfigBytes = 4u << 20, kMaxIndexBytes = 64u << 20;
-constexpr const char* kStateKey = "quant_state.bitsandbytes__nf4";
 
 [[noreturn]] void invalid(const std::string& message) { throw Error("MODEL_INVALID", message); }
-
-std::string shape_text(const std::vector<int64_t>& shape) {
-  std::string out = "[";
-  for (size_t i = 0; i < shape.size(); ++i) out += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
-  return out + "]";
-}
 
 // The name without the prefix of its model class; "" for what a text model reads past.
 std::string canonical_name(std::string_view name) {
@@ -53,11 +42,6 @@ struct Stored {
   const TensorInfo* info;
 };
 
-struct NF4Tensor {
-  HostTensor packed;
-  std::shared_ptr<std::vector<float>> absmax;
-};
-
 class HfSource final : public WeightSource {
  public:
   explicit HfSource(const std::string& directory) : directory_(directory) {
@@ -78,11 +62,7 @@ class HfSource final : public WeightSource {
 
   std::optional<HostMatrix> nf4(const std::string& name) const override {
     const auto it = nf4_.find(name);
-    if (it == nf4_.end()) return std::nullopt;
-    const NF4Tensor& t = it->second;
-    const auto& shape = t.packed.shape;
-    auto owner = std::make_shared<NF4Tensor>(t);
-    return HostMatrix{WeightFormat::kNF4, shape[0], shape[1], t.packed.data, t.absmax->data(), owner};
+    return it == nf4_.end() ? std::nullopt : std::optional(it->second.matrix());
   }
 
  private:
@@ -173,10 +153,13 @@ class HfSource final : public WeightSource {
       const std::string weight = expected.name + ".weight";
       known.insert(weight);
       const Stored stored = find(weight);
-      if (tensors_.contains(weight + "." + kStateKey)) {
-        for (const char* part : {"absmax", "quant_map", "nested_absmax", "nested_quant_map", kStateKey}) known.insert(weight + "." + part);
+      if (tensors_.contains(weight + "." + kNF4StateKey)) {
+        for (const char* part : kNF4Parts) known.insert(weight + "." + part);
         if (expected.shape.size() != 2 || expected.name == "embed_tokens") invalid(weight + " is quantised, expected 16 bit");
-        nf4_.emplace(expected.name, read_nf4(weight, expected));
+        nf4_.emplace(expected.name, StoredNF4(weight, expected.shape, [&](const std::string& name) {
+          const Stored part = find(name);
+          return part.file->tensor(*part.info);
+        }));
         prequantised_ = true;
         continue;
       }
@@ -202,70 +185,6 @@ class HfSource final : public WeightSource {
     return it->second;
   }
 
-  HostTensor part(const std::string& name, FileDtype dtype, int64_t n) const {
-    const Stored stored = find(name);
-    HostTensor tensor = stored.file->tensor(*stored.info);
-    if (tensor.dtype != dtype || tensor.numel() != n) {
-      invalid(name + " is " + dtype_name(tensor.dtype) + " " + shape_text(tensor.shape) + ", expected " + dtype_name(dtype) + " [" + std::to_string(n) + "]");
-    }
-    return tensor;
-  }
-
-  NF4Tensor read_nf4(const std::string& weight, const ExpectedTensor& expected) const {
-    const int64_t n = expected.shape[0] * expected.shape[1], n_blocks = n / kNF4Block;
-    const Json state = read_state(weight, expected);
-    const HostTensor code = part(weight + ".quant_map", FileDtype::kF32, 16);
-    const std::vector<float> codes = to_float(code);
-    for (size_t i = 0; i < 16; ++i) {
-      if (!(std::fabs(codes[i] - kNF4Code[i]) < 1e-6f)) throw Error("UNSUPPORTED", weight + ".quant_map is not the NF4 code");
-    }
-    const Stored stored = find(weight);
-    if (stored.info->end - stored.info->begin != static_cast<uint64_t>(n / 2)) {
-      invalid(weight + " has " + std::to_string(stored.info->end - stored.info->begin) + " bytes, NF4 of " + shape_text(expected.shape) + " needs " + std::to_string(n / 2));
-    }
-    HostTensor packed = stored.file->tensor(*stored.info);
-    packed.dtype = FileDtype::kU8;         // whatever quant_storage it is viewed as
-    packed.shape = expected.shape;
-    NF4Tensor tensor{packed, std::make_shared<std::vector<float>>(static_cast<size_t>(n_blocks))};
-    read_absmax(weight, state, n_blocks, *tensor.absmax);
-    for (const float a : *tensor.absmax) {
-      if (!std::isfinite(a)) invalid(weight + ".absmax holds an infinity or NaN");
-    }
-    return tensor;
-  }
-
-  Json read_state(const std::string& weight, const ExpectedTensor& expected) const {
-    const std::string key = weight + "." + kStateKey;
-    const Stored stored = find(key);
-    const HostTensor bytes = part(key, FileDtype::kU8, static_cast<int64_t>(stored.info->end - stored.info->begin));
-    Json state = Json::parse({static_cast<const char*>(bytes.data), static_cast<size_t>(bytes.numel())});
-    const Json *type = state.find("quant_type"), *block = state.find("blocksize"), *shape = state.find("shape");
-    if (type == nullptr || block == nullptr || shape == nullptr) invalid(key + " lacks quant_type, blocksize or shape");
-    if (type->as_string("quant_type") != "nf4") throw Error("UNSUPPORTED", weight + " has quant_type " + json_quote(type->as_string("quant_type")) + ", only nf4 is read");
-    if (block->as_int("blocksize") != kNF4Block) throw Error("UNSUPPORTED", weight + " has blocks of " + std::to_string(block->as_int("blocksize")) + ", only 64 is read");
-    std::vector<int64_t> dims;
-    for (const Json& d : shape->as_array("shape")) dims.push_back(d.as_int("shape"));
-    if (dims != expected.shape) invalid(weight + " has shape " + shape_text(dims) + ", config.json needs " + shape_text(expected.shape));
-    return state;
-  }
-
-  void read_absmax(const std::string& weight, const Json& state, int64_t n_blocks, std::vector<float>& absmax) const {
-    const Json* offset = state.find_set("nested_offset");
-    if (offset == nullptr) {
-      to_float(part(weight + ".absmax", FileDtype::kF32, n_blocks), absmax.data());
-      return;
-    }
-    const Json* nested_block = state.find_set("nested_blocksize");
-    if (nested_block != nullptr && nested_block->as_int("nested_blocksize") != kNestedBlock) {
-      throw Error("UNSUPPORTED", weight + " has nested blocks of another size than 256");
-    }
-    const HostTensor q8 = part(weight + ".absmax", FileDtype::kU8, n_blocks);
-    const HostTensor nested = part(weight + ".nested_absmax", FileDtype::kF32, (n_blocks + kNestedBlock - 1) / kNestedBlock);
-    const HostTensor map = part(weight + ".nested_quant_map", FileDtype::kF32, 256);
-    double_dequantize(static_cast<const uint8_t*>(q8.data), static_cast<const float*>(nested.data), static_cast<const float*>(map.data),
-                      static_cast<float>(offset->as_double("nested_offset")), n_blocks, absmax.data());
-  }
-
   HostTensor float_tensor(const std::string& name) const {
     const Stored stored = find(name + ".weight");
     return stored.file->tensor(*stored.info);
@@ -276,7 +195,7 @@ class HfSource final : public WeightSource {
   std::map<std::string, Safetensors> shards_;          // by file name
   std::map<std::string, std::string> shard_of_;        // of index.json; empty for a single file
   std::map<std::string, Stored> tensors_;              // by canonical name
-  std::map<std::string, NF4Tensor> nf4_;
+  std::map<std::string, StoredNF4> nf4_;
 };
 
 }  // namespace

@@ -7,6 +7,12 @@
 
 namespace lorikeet {
 
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string out = "[";
+  for (size_t i = 0; i < shape.size(); ++i) out += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return out + "]";
+}
+
 const char* dtype_name(FileDtype dtype) {
   static constexpr const char* kNames[] = {"I64", "U64", "F64", "I32", "U32", "F32", "I16", "U16",
                                            "F16", "BF16", "I8", "U8", "F8_E4M3", "F8_E5M2", "BOOL"};

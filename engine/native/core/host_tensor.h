@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace lorikeet {
@@ -10,6 +11,7 @@ namespace lorikeet {
 // Every dtype of the safetensors format that fills whole bytes, widest first.
 enum class FileDtype : uint8_t { kI64, kU64, kF64, kI32, kU32, kF32, kI16, kU16, kF16, kBF16, kI8, kU8, kF8E4M3, kF8E5M2, kBool };
 
+std::string shape_text(const std::vector<int64_t>& shape);   // "[2, 128]"
 const char* dtype_name(FileDtype dtype);   // "F32", "BF16", ... as safetensors spells it
 int64_t dtype_bytes(FileDtype dtype);
 inline bool is_float(FileDtype d) { return d == FileDtype::kF32 || d == FileDtype::kBF16 || d == FileDtype::kF16; }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "../core/adapter_file.h"
+#include "../core/adapter_keys.h"
 #include "../core/json.h"
 #include "../core/pattern.h"
 #include "tiny_model.h"
@@ -43,6 +44,22 @@ void test_adapters(const std::string& goldens) {
   check_error("an absent adapter is refused by name", "ADAPTER_NOT_FOUND", "nothing", [&] { read("nothing"); });
 }
 
+void test_keys() {
+  const auto module = [](const std::string& key) {
+    const auto place = parse_adapter_key(key);
+    return !place ? std::string("?") : place->vision ? "vision" : place->prefix + "|" + place->module;
+  };
+  const std::string q = "layers.3.self_attn.q_proj";
+  check(module("base_model.model.model." + q + ".lora_A.weight") == "model.|" + q, "the text class's keys");
+  check(module("base_model.model.model.language_model." + q + ".lora_B.weight") == "model.language_model.|" + q, "the multimodal class's keys since transformers 4.52");
+  check(module("base_model.model.language_model.model." + q + ".lora_magnitude_vector") == "language_model.model.|" + q, "the multimodal class's keys before");
+  check(module("base_model.model.lm_head.weight") == "|lm_head" && module("base_model.model.language_model.lm_head.lora_A.weight") == "|lm_head", "both keys of the head");
+  check(module("base_model.model.model.embed_tokens.lora_embedding_A") == "model.|embed_tokens" &&
+            module("base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta") == "model.|embed_tokens", "keys of the embedding");
+  check(module("base_model.model.model.vision_tower.x.lora_A.weight") == "vision" && module("base_model.model.vision_tower.x.lora_A.weight") == "vision", "vision keys, old and new");
+  check(module(q + ".lora_A.weight") == "?" && module("base_model.model.model." + q + ".lora_C") == "?" && module("") == "?", "other keys are unknown");
+}
+
 void test_bad_adapters(const std::string& goldens) {
   const Gemma3Config base = parse_config_json(read_text(goldens + "/gemma3-tiny/config.json"));
   const Json cases = Json::parse(read_text(goldens + "/adapters/bad/cases.json"));
@@ -73,6 +90,7 @@ void test_patterns() {
 int main(int n_args, char** args) {
   using namespace lorikeet::testing;
   test_patterns();
+  test_keys();
   const std::string goldens = goldens_directory(n_args, args);
   if (goldens.empty()) return finish();
   test_adapters(goldens);
