@@ -20,80 +20,144 @@ Workspace::Workspace(Backend& backend, const Gemma3Config& c, int max_tokens, in
   inner = take(T * c.intermediate_size * act);
   rope_local = take(T * c.head_dim * 4);
   rope_global = take(T * c.head_dim * 4);
-  hidden = take(size_t(max_outputs) * c.hidden_size * act);
   scores = take(size_t(max_outputs) * c.vocab_size * 4);
 }
 
+namespace {
+
+/// One pass over the layers. The tensors shrink once: at the last layer, to the rows of the outputs.
+class Pass {
+ public:
+  Pass(Backend& backend, const Weights& weights, const AdapterSlots& slots, KvPools& pools, Workspace& ws, const Batch& batch)
+      : backend_(backend), weights_(weights), c_(weights.config), slots_(slots), pools_(pools), ws_(ws), batch_(batch),
+        runs_(adapter_runs(batch.rows, slots)) {
+    shape(batch.n_tokens());
+    x_ = ws.view(ws.x, DType::kF32, batch.n_tokens(), c_.hidden_size);
+  }
+
+  Tensor run(const HiddenTap& tap) {
+    const int64_t T = batch_.n_tokens();
+    const Tensor rope_local = ws_.view(ws_.rope_local, DType::kF32, T, c_.head_dim), rope_global = ws_.view(ws_.rope_global, DType::kF32, T, c_.head_dim);
+    backend_.embed(x_, batch_.token_ids, *weights_.embedding, weights_.embed_scale, edge_segments(runs_));
+    backend_.rope_table(rope_local, batch_.positions, c_.rope_theta_local, 1.0f);
+    backend_.rope_table(rope_global, batch_.positions, c_.rope_theta_global, c_.rope_scaling_factor);
+    backend_.rmsnorm(normed_, x_, weights_.layers[0].input_layernorm, c_.rms_norm_eps);
+    for (int i = 0; i < c_.n_layers; i++) {
+      if (tap) tap(i, x_);
+      const bool last = i + 1 == c_.n_layers;
+      append_keys(i, weights_.layers[i].is_global ? rope_global : rope_local);
+      if (last && batch_.outputs.empty()) return normed_.row_range(0, 0);
+      attend(i);
+      if (last) keep_outputs();
+      add_attention(i);
+      add_mlp(i, last ? weights_.final_norm : weights_.layers[i + 1].input_layernorm);
+    }
+    if (tap) tap(c_.n_layers, x_);
+    return normed_;
+  }
+
+ private:
+  void shape(int64_t n) {
+    const DType act = backend_.act_dtype();
+    y_ = ws_.view(ws_.y, DType::kF32, n, c_.hidden_size);
+    normed_ = ws_.view(ws_.normed, act, n, c_.hidden_size);
+    qkv_ = ws_.view(ws_.qkv, DType::kF32, n, c_.q_dim() + 2 * c_.kv_dim());
+    q_ = ws_.view(ws_.q, act, n, c_.q_dim());
+    attended_ = ws_.view(ws_.attended, act, n, c_.q_dim());
+    gate_up_ = ws_.view(ws_.gate_up, DType::kF32, n, 2 * c_.intermediate_size);
+    inner_ = ws_.view(ws_.inner, act, n, c_.intermediate_size);
+  }
+
+  /// Adds to a base product what each token's adapter has for module m.
+  void adapt(Tensor out, Tensor in, int layer, Module m) {
+    if (!runs_.empty()) backend_.lora_add(out, in, lora_segments(runs_, layer, m));
+  }
+
+  KvPool& pool_of(int layer) { return weights_.layers[layer].is_global ? *pools_.global : *pools_.sliding; }
+
+  void append_keys(int i, Tensor rope) {
+    const LayerWeights& w = weights_.layers[i];
+    const int64_t q = c_.q_dim(), kv = c_.kv_dim();
+    backend_.linear(qkv_, normed_, *w.qkv_proj);
+    adapt(qkv_.col_range(0, q), normed_, i, Module::q_proj);
+    adapt(qkv_.col_range(q, q + kv), normed_, i, Module::k_proj);
+    adapt(qkv_.col_range(q + kv, q + 2 * kv), normed_, i, Module::v_proj);
+    backend_.qk_norm_rope_append(q_, {qkv_, rope, w.q_norm, w.k_norm, c_.rms_norm_eps, c_.n_heads, c_.n_kv_heads, c_.head_dim, &pool_of(i),
+                                      w.pool_layer, !w.is_global, batch_.rows});
+  }
+
+  void attend(int i) {
+    const LayerWeights& w = weights_.layers[i];
+    backend_.attention(attended_, q_, {&pool_of(i), w.pool_layer, !w.is_global, c_.n_heads, c_.n_kv_heads, c_.head_dim,
+                                       1.0f / std::sqrt(c_.query_pre_attn_scalar), w.is_global ? 0 : c_.sliding_window, batch_.rows});
+  }
+
+  /// From here on row s is output s. The queries' and qkv's memory is free by now.
+  void keep_outputs() {
+    const int64_t S = int64_t(batch_.outputs.size());
+    std::vector<int32_t> tokens;
+    for (const BatchOutput& o : batch_.outputs) tokens.push_back(o.token);
+    const Tensor kept_x = ws_.view(ws_.qkv, DType::kF32, S, c_.hidden_size), kept = ws_.view(ws_.q, backend_.act_dtype(), S, c_.q_dim());
+    backend_.gather_rows(kept_x, x_, tokens);
+    backend_.gather_rows(kept, attended_, tokens);
+    runs_ = output_runs(batch_, slots_);
+    shape(S);
+    x_ = kept_x;
+    attended_ = kept;
+  }
+
+  void add_attention(int i) {
+    const LayerWeights& w = weights_.layers[i];
+    backend_.linear(y_, attended_, *w.o_proj);
+    adapt(y_, attended_, i, Module::o_proj);
+    backend_.residual_rmsnorm(normed_, x_, y_, w.post_attention_layernorm, w.pre_feedforward_layernorm, c_.rms_norm_eps);
+  }
+
+  void add_mlp(int i, const float* next_norm) {
+    const LayerWeights& w = weights_.layers[i];
+    const int64_t I = c_.intermediate_size;
+    backend_.linear(gate_up_, normed_, *w.gate_up_proj);
+    adapt(gate_up_.col_range(0, I), normed_, i, Module::gate_proj);
+    adapt(gate_up_.col_range(I, 2 * I), normed_, i, Module::up_proj);
+    backend_.geglu(inner_, gate_up_);
+    backend_.linear(y_, inner_, *w.down_proj);
+    adapt(y_, inner_, i, Module::down_proj);
+    backend_.residual_rmsnorm(normed_, x_, y_, w.post_feedforward_layernorm, next_norm, c_.rms_norm_eps);
+  }
+
+  Backend& backend_;
+  const Weights& weights_;
+  const Gemma3Config& c_;
+  const AdapterSlots& slots_;
+  KvPools& pools_;
+  Workspace& ws_;
+  const Batch& batch_;
+  std::vector<AdapterRun> runs_;
+  Tensor x_, y_, normed_, qkv_, q_, attended_, gate_up_, inner_;
+};
+
+}  // namespace
+
 Tensor forward(Backend& backend, const Weights& weights, const AdapterSlots& slots, KvPools& pools, Workspace& ws, const Batch& batch,
                const HiddenTap& tap) {
-  const Gemma3Config& c = weights.config;
-  const int64_t T = batch.n_tokens(), H = c.hidden_size, I = c.intermediate_size, q_dim = c.q_dim(), kv_dim = c.kv_dim();
-  const DType act = backend.act_dtype();
-  const Tensor x = ws.view(ws.x, DType::kF32, T, H), y = ws.view(ws.y, DType::kF32, T, H), normed = ws.view(ws.normed, act, T, H);
-  const Tensor qkv = ws.view(ws.qkv, DType::kF32, T, q_dim + 2 * kv_dim);
-  const Tensor q = ws.view(ws.q, act, T, q_dim), attended = ws.view(ws.attended, act, T, q_dim);
-  const Tensor gate_up = ws.view(ws.gate_up, DType::kF32, T, 2 * I), inner = ws.view(ws.inner, act, T, I);
-  const Tensor rope_local = ws.view(ws.rope_local, DType::kF32, T, c.head_dim), rope_global = ws.view(ws.rope_global, DType::kF32, T, c.head_dim);
-
-  const std::vector<AdapterRun> runs = adapter_runs(batch.rows, slots);
-  const auto adapt = [&](Tensor out, Tensor in, int layer, Module m) {
-    if (!runs.empty()) backend.lora_add(out, in, lora_segments(runs, layer, m));
-  };
-
-  backend.embed(x, batch.token_ids, *weights.embedding, weights.embed_scale, edge_segments(runs));
-  backend.rope_table(rope_local, batch.positions, c.rope_theta_local, 1.0f);
-  backend.rope_table(rope_global, batch.positions, c.rope_theta_global, c.rope_scaling_factor);
-  backend.rmsnorm(normed, x, weights.layers[0].input_layernorm, c.rms_norm_eps);
-
-  for (int i = 0; i < c.n_layers; i++) {
-    const LayerWeights& w = weights.layers[i];
-    KvPool& pool = w.is_global ? *pools.global : *pools.sliding;
-    const bool sliding = !w.is_global;
-    if (tap) tap(i, x);
-
-    backend.linear(qkv, normed, *w.qkv_proj);
-    adapt(qkv.col_range(0, q_dim), normed, i, Module::q_proj);
-    adapt(qkv.col_range(q_dim, q_dim + kv_dim), normed, i, Module::k_proj);
-    adapt(qkv.col_range(q_dim + kv_dim, q_dim + 2 * kv_dim), normed, i, Module::v_proj);
-    backend.qk_norm_rope_append(q, {qkv, sliding ? rope_local : rope_global, w.q_norm, w.k_norm, c.rms_norm_eps, c.n_heads, c.n_kv_heads,
-                                    c.head_dim, &pool, w.pool_layer, sliding, batch.rows});
-    backend.attention(attended, q, {&pool, w.pool_layer, sliding, c.n_heads, c.n_kv_heads, c.head_dim, 1.0f / std::sqrt(c.query_pre_attn_scalar),
-                                    sliding ? c.sliding_window : 0, batch.rows});
-    backend.linear(y, attended, *w.o_proj);
-    adapt(y, attended, i, Module::o_proj);
-    backend.residual_rmsnorm(normed, x, y, w.post_attention_layernorm, w.pre_feedforward_layernorm, c.rms_norm_eps);
-
-    backend.linear(gate_up, normed, *w.gate_up_proj);
-    adapt(gate_up.col_range(0, I), normed, i, Module::gate_proj);
-    adapt(gate_up.col_range(I, 2 * I), normed, i, Module::up_proj);
-    backend.geglu(inner, gate_up);
-    backend.linear(y, inner, *w.down_proj);
-    adapt(y, inner, i, Module::down_proj);
-    const float* next = i + 1 < c.n_layers ? weights.layers[i + 1].input_layernorm : weights.final_norm;
-    backend.residual_rmsnorm(normed, x, y, w.post_feedforward_layernorm, next, c.rms_norm_eps);
-  }
-  if (tap) tap(c.n_layers, x);
-  return normed;
+  return Pass(backend, weights, slots, pools, ws, batch).run(tap);
 }
 
-Scores score_outputs(Backend& backend, const Weights& weights, const AdapterSlots& slots, Workspace& ws, const Batch& batch, Tensor normed,
-                     std::vector<EdgeSegment>& edges) {
-  const int64_t S = int64_t(batch.outputs.size());
+Scores score_outputs(Backend& backend, const Weights& weights, const AdapterSlots& slots, Workspace& ws, const Batch& batch, int begin,
+                     Tensor hidden, std::vector<EdgeSegment>& edges) {
+  const int64_t S = hidden.rows;
   Scores scores;
   scores.values = ws.view(ws.scores, DType::kF32, S, weights.config.vocab_size);
-  scores.hidden = ws.view(ws.hidden, normed.dtype, S, weights.config.hidden_size);
-  std::vector<int32_t> tokens;
+  scores.hidden = hidden;
   edges.clear();
   edges.reserve(size_t(S));
   for (int s = 0; s < S; s++) {
-    tokens.push_back(batch.outputs[s].token);
-    const DeviceAdapter* adapter = slots.at(batch.rows[batch.outputs[s].row].adapter);
+    const DeviceAdapter* adapter = slots.at(batch.rows[batch.outputs[begin + s].row].adapter);
     if (adapter && adapter->changes_edges()) edges.push_back(head_edge(*adapter, s));
     const EdgeSegment* edge = adapter && adapter->changes_edges() ? &edges.back() : nullptr;
     scores.edges.push_back(edge);
     scores.heads.push_back(edge && edge->head ? edge->head : weights.head.get());
   }
-  backend.gather_rows(scores.hidden, normed, tokens);
   backend.logits(scores);
   return scores;
 }

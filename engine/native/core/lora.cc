@@ -85,14 +85,25 @@ std::unique_ptr<DeviceAdapter> upload_adapter(const AdapterFile& file, const Wei
   return out;
 }
 
+namespace {
+
+void extend(std::vector<AdapterRun>& runs, int begin, int end, const DeviceAdapter* adapter) {
+  if (!adapter) return;
+  if (!runs.empty() && runs.back().adapter == adapter && runs.back().end == begin) runs.back().end = end;
+  else runs.push_back({begin, end, adapter});
+}
+
+}  // namespace
+
 std::vector<AdapterRun> adapter_runs(const std::vector<BatchRow>& rows, const AdapterSlots& slots) {
   std::vector<AdapterRun> runs;
-  for (const BatchRow& row : rows) {
-    const DeviceAdapter* adapter = slots.at(row.adapter);
-    if (!adapter) continue;
-    if (!runs.empty() && runs.back().adapter == adapter && runs.back().end == row.begin) runs.back().end = row.end;
-    else runs.push_back({row.begin, row.end, adapter});
-  }
+  for (const BatchRow& row : rows) extend(runs, row.begin, row.end, slots.at(row.adapter));
+  return runs;
+}
+
+std::vector<AdapterRun> output_runs(const Batch& batch, const AdapterSlots& slots) {
+  std::vector<AdapterRun> runs;
+  for (int s = 0; s < int(batch.outputs.size()); s++) extend(runs, s, s + 1, slots.at(batch.rows[batch.outputs[s].row].adapter));
   return runs;
 }
 

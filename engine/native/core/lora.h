@@ -46,6 +46,8 @@ struct AdapterRun {
   const DeviceAdapter* adapter;
 };
 std::vector<AdapterRun> adapter_runs(const std::vector<BatchRow>& rows, const AdapterSlots& slots);
+/// The same where row s is output s of the batch.
+std::vector<AdapterRun> output_runs(const Batch& batch, const AdapterSlots& slots);
 std::vector<LoraSegment> lora_segments(const std::vector<AdapterRun>& runs, int layer, Module m);
 std::vector<EdgeSegment> edge_segments(const std::vector<AdapterRun>& runs);
 /// What an adapter changes at the head, for one output.

@@ -189,9 +189,9 @@ SampleResult Model::step(const StepPlan& plan) {
   for (const SequenceStart& start : plan.starts) begin_sequence(start);
   if (plan.token_ids.empty()) return {};
   const Batch batch = make_batch(plan);
-  const Tensor normed = forward(*backend_, weights_, slots_, pools_, *workspace_, batch);
+  const Tensor hidden = forward(*backend_, weights_, slots_, pools_, *workspace_, batch);
   if (batch.outputs.empty()) return {};
-  Scores scores = score_outputs(*backend_, weights_, slots_, *workspace_, batch, normed, edges_);
+  Scores scores = score_outputs(*backend_, weights_, slots_, *workspace_, batch, 0, hidden, edges_);
   SampleResult result = backend_->sample(scores, batch.outputs, table_, batch.rows);
   for (size_t o = 0; o < batch.outputs.size(); o++)
     if (batch.outputs[o].target < 0) table_[batch.rows[batch.outputs[o].row].slot].push(result.token_ids[o]);
@@ -209,7 +209,7 @@ void Model::unload_adapter(int slot) {
 }
 
 void Model::run_fresh(const std::vector<int32_t>& token_ids, int adapter, const HiddenTap& tap,
-                      const std::function<void(int, Tensor)>& each) {
+                      const std::function<void(int, const Batch&, Tensor)>& each) {
   const int T = int(token_ids.size());
   if (T == 0 || T > weights_.config.max_position) throw Error("CONTEXT_LENGTH_EXCEEDED", "prompt of " + std::to_string(T) + " tokens");
   for (int32_t id : token_ids)
@@ -224,22 +224,24 @@ void Model::run_fresh(const std::vector<int32_t>& token_ids, int adapter, const 
     const int end = std::min(T, begin + options_.max_batch_tokens);
     Batch batch;
     batch.token_ids.assign(token_ids.begin() + begin, token_ids.begin() + end);
-    for (int t = begin; t < end; t++) batch.positions.push_back(t);
+    for (int t = begin; t < end; t++) {
+      batch.positions.push_back(t);
+      batch.outputs.push_back({t - begin, 0, -1, -1});
+    }
     batch.rows.push_back({0, end - begin, begin, 0, adapter, blocks.data(), blocks.data(), 0, n_blocks, n_blocks});
-    each(begin, forward(*backend_, weights_, slots_, pools, *workspace_, batch, tap));
+    const Tensor hidden = forward(*backend_, weights_, slots_, pools, *workspace_, batch, tap);
+    each(begin, batch, hidden);
   }
 }
 
 std::vector<float> Model::logits(const std::vector<int32_t>& token_ids, int adapter) {
   const int64_t V = weights_.config.vocab_size;
   std::vector<float> out(token_ids.size() * size_t(V));
-  run_fresh(token_ids, adapter, {}, [&](int begin, Tensor normed) {
-    for (int64_t t = 0; t < normed.rows; t += workspace_->max_outputs) {
-      Batch batch;
-      batch.rows.push_back({0, int(normed.rows), begin, 0, adapter, nullptr, nullptr, 0, 0, 0});
-      for (int64_t i = t; i < std::min(normed.rows, t + workspace_->max_outputs); i++) batch.outputs.push_back({int(i), 0, -1, -1});
-      const Scores scores = score_outputs(*backend_, weights_, slots_, *workspace_, batch, normed, edges_);
-      backend_->download(out.data() + (begin + t) * V, scores.values.data, batch.outputs.size() * size_t(V) * 4);
+  run_fresh(token_ids, adapter, {}, [&](int begin, const Batch& batch, Tensor hidden) {
+    for (int64_t t = 0; t < hidden.rows; t += workspace_->max_outputs) {
+      const int64_t end = std::min<int64_t>(hidden.rows, t + workspace_->max_outputs);
+      const Scores scores = score_outputs(*backend_, weights_, slots_, *workspace_, batch, int(t), hidden.row_range(t, end), edges_);
+      backend_->download(out.data() + (begin + t) * V, scores.values.data, size_t((end - t) * V) * 4);
     }
   });
   return out;
@@ -254,7 +256,7 @@ std::vector<float> Model::hidden(const std::vector<int32_t>& token_ids, int laye
     backend_->download(out.data() + written, x.data, size_t(x.rows * H) * 4);
     written += size_t(x.rows * H);
   };
-  run_fresh(token_ids, adapter, tap, [](int, Tensor) {});
+  run_fresh(token_ids, adapter, tap, [](int, const Batch&, Tensor) {});
   return out;
 }
 

@@ -79,7 +79,8 @@ class Model {
   Batch make_batch(const StepPlan& plan);
   void begin_sequence(const SequenceStart& start);
   /// Prefills a prompt chunk by chunk on pools of its own.
-  void run_fresh(const std::vector<int32_t>& token_ids, int adapter, const HiddenTap& tap, const std::function<void(int begin, Tensor normed)>& each);
+  void run_fresh(const std::vector<int32_t>& token_ids, int adapter, const HiddenTap& tap,
+                 const std::function<void(int begin, const Batch& batch, Tensor hidden)>& each);
 
   ModelOptions options_;
   ModelInfo info_;
