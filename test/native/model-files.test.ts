@@ -10,9 +10,12 @@ const CONFIG = {
   model_type: 'gemma3_text', vocab_size: 16, hidden_size: 64, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 1,
   num_key_value_heads: 1, head_dim: 64, sliding_window: 8, max_position_embeddings: 128, query_pre_attn_scalar: 64, eos_token_id: 1,
 }
-const PROJECTIONS = ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj', 'self_attn.o_proj', 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj']
+const PROJECTIONS = [
+  'self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj', 'self_attn.o_proj', 'mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj',
+]
 const NORMS = [
-  'input_layernorm', 'post_attention_layernorm', 'pre_feedforward_layernorm', 'post_feedforward_layernorm', 'self_attn.q_norm', 'self_attn.k_norm',
+  'input_layernorm', 'post_attention_layernorm', 'pre_feedforward_layernorm', 'post_feedforward_layernorm',
+  'self_attn.q_norm', 'self_attn.k_norm',
 ]
 const SHAPES: Readonly<Record<string, readonly number[]>> = Object.fromEntries([
   ['model.embed_tokens.weight', [16, 64]], ['model.norm.weight', [64]],
@@ -70,13 +73,17 @@ const cases: ReadonlyArray<readonly [behaviour: string, code: string, files: Fil
   ['weights cut short', 'FILE_INVALID', { ...good, 'model.safetensors': weights().subarray(0, 5000) }],
   ['random weights', 'FILE_INVALID', { ...good, 'model.safetensors': Buffer.alloc(4096, 0xa5) }],
   ['a tensor past the end', 'FILE_INVALID', {
-    ...good, 'model.safetensors': weights((h) => { h['model.norm.weight'] = { dtype: 'BF16', shape: [64], data_offsets: [2 ** 40, 2 ** 40 + 128] } }),
+    ...good,
+    'model.safetensors': weights((h) => {
+      h['model.norm.weight'] = { dtype: 'BF16', shape: [64], data_offsets: [2 ** 40, 2 ** 40 + 128] }
+    }),
   }],
   ['a missing tensor', 'MODEL_INVALID', {
     ...good, 'model.safetensors': weights((h) => { h['model.extra.weight'] = h['model.norm.weight']!; delete h['model.norm.weight'] }),
   }],
   ['an index that climbs out', 'MODEL_INVALID', {
-    'config.json': config({}), 'model.safetensors.index.json': JSON.stringify({ weight_map: { 'model.norm.weight': '../secret.safetensors' } }),
+    'config.json': config({}),
+    'model.safetensors.index.json': JSON.stringify({ weight_map: { 'model.norm.weight': '../secret.safetensors' } }),
   }],
 ]
 
@@ -99,7 +106,8 @@ t.test('a file that is no GGUF rejects with FILE_INVALID, also as a tokenizer', 
 
 t.test('a tensor table is read after every check, and a broken one throws', (t) => {
   const folder = folderOf(t, { ...good, 'short.safetensors': weights().subarray(0, 40) })
-  t.match(native().readSafetensorsHeader(join(folder, 'model.safetensors'))['model.norm.weight'], { dtype: 'BF16', shape: [64], bytes: 128 })
+  const table = native().readSafetensorsHeader(join(folder, 'model.safetensors'))
+  t.match(table['model.norm.weight'], { dtype: 'BF16', shape: [64], bytes: 128 })
   t.throws(() => native().readSafetensorsHeader(join(folder, 'short.safetensors')), { code: 'FILE_INVALID' })
   t.throws(() => native().readSafetensor(join(folder, 'model.safetensors'), 'nothing'), { code: 'FILE_INVALID' })
   t.throws(() => native().readSafetensorsHeader(join(folder, 'absent')), { code: 'MODEL_NOT_FOUND' })

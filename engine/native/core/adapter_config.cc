@@ -43,7 +43,8 @@ void check_supported(const Json& root) {
     if (value != nullptr && !is_off(*value)) refuse_adapter("unsupported", std::string(field) + " is set (" + what + ")");
   }
   const Json* bias = root.find_set("bias");
-  if (bias != nullptr && bias->as_string("bias") != "none") refuse_adapter("unsupported", "bias is " + json_quote(bias->as_string("bias").substr(0, 40)) + ", only \"none\" is served");
+  if (bias != nullptr && bias->as_string("bias") != "none")
+    refuse_adapter("unsupported", "bias is " + json_quote(bias->as_string("bias").substr(0, 40)) + ", only \"none\" is served");
   const Json* init = root.find_set("init_lora_weights");
   if (init == nullptr || !init->is_string()) return;
   for (const char* method : kChangesBase) {
@@ -61,7 +62,8 @@ bool get_flag(const Json& root, const char* key) {
 
 int parse_rank(const Json& value, const char* what) {
   const int64_t rank = value.as_int(what);
-  if (rank < 1 || rank > kMaxRank) refuse_adapter("config", std::string(what) + " is " + std::to_string(rank) + ", expected 1 to " + std::to_string(kMaxRank));
+  if (rank < 1 || rank > kMaxRank)
+    refuse_adapter("config", std::string(what) + " is " + std::to_string(rank) + ", expected 1 to " + std::to_string(kMaxRank));
   return static_cast<int>(rank);
 }
 
@@ -104,7 +106,9 @@ void parse_token_ids(const Json& root, AdapterConfig& config) {
     std::vector<int> ids = parse_ids(value->items()[i], kKey);
     if (names_module(name, "embed_tokens")) config.embed_token_ids = std::move(ids);
     else if (names_module(name, "lm_head")) config.head_token_ids = std::move(ids);
-    else refuse_adapter("unsupported", std::string(kKey) + " names " + json_quote(name.substr(0, 100)) + ", only embed_tokens and lm_head are served");
+    else
+      refuse_adapter("unsupported",
+                     std::string(kKey) + " names " + json_quote(name.substr(0, 100)) + ", only embed_tokens and lm_head are served");
   }
 }
 
@@ -193,7 +197,8 @@ bool AdapterConfig::adapts(std::string_view module, int layer) const {
   if (all_linear) return layer >= 0;
   if (!targets || !targets->contains(module)) return false;
   if (!targets->is_list() || layers.empty()) return true;
-  const bool pattern_fits = layers_patterns.empty() || std::find(layers_patterns.begin(), layers_patterns.end(), "layers") != layers_patterns.end();
+  const bool pattern_fits =
+      layers_patterns.empty() || std::find(layers_patterns.begin(), layers_patterns.end(), "layers") != layers_patterns.end();
   return layer >= 0 && pattern_fits && std::find(layers.begin(), layers.end(), layer) != layers.end();
 }
 

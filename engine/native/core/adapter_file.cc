@@ -122,7 +122,8 @@ class AdapterReader {
     }
     for (const std::string& target : config_.targets->names()) {
       const bool exists = std::any_of(all.begin(), all.end(), [&](const std::string& module) { return names_module(module, target); });
-      if (!exists && !is_vision_module(target)) refuse_adapter("config", "target_modules names " + quoted(target) + ", which the base does not have");
+      if (!exists && !is_vision_module(target))
+        refuse_adapter("config", "target_modules names " + quoted(target) + ", which the base does not have");
     }
   }
 
@@ -138,7 +139,8 @@ class AdapterReader {
   std::vector<std::string> module_names() const {
     std::vector<std::string> names{full_name("embed_tokens"), full_name("lm_head")};
     for (int layer = 0; layer < base_.n_layers; ++layer) {
-      for (int m = 0; m < kModules; ++m) names.push_back(full_name("layers." + std::to_string(layer) + "." + module_path(static_cast<Module>(m))));
+      for (int m = 0; m < kModules; ++m)
+        names.push_back(full_name("layers." + std::to_string(layer) + "." + module_path(static_cast<Module>(m))));
     }
     return names;
   }
@@ -150,7 +152,8 @@ class AdapterReader {
         const auto module = static_cast<Module>(m);
         const std::string name = "layers." + std::to_string(layer) + "." + module_path(module);
         if (!adapts(name, layer)) continue;
-        plan_pair(name, module_rows(base_, module), module_cols(base_, module), out_.layers[static_cast<size_t>(layer)][static_cast<size_t>(m)]);
+        plan_pair(name, module_rows(base_, module), module_cols(base_, module),
+                  out_.layers[static_cast<size_t>(layer)][static_cast<size_t>(m)]);
       }
     }
     if (adapts("embed_tokens", -1)) plan_pair("embed_tokens", base_.hidden_size, base_.vocab_size, out_.embed_tokens);
@@ -172,8 +175,10 @@ class AdapterReader {
   // Registers a tensor whose shape and dtype are right, to be filled by load().
   void expect(const TensorInfo* info, const std::string& what, const std::vector<int64_t>& shape, HostTensor& to) {
     if (info == nullptr) refuse_adapter("missing tensor", what + ", expected with shape " + shape_text(shape));
-    if (!is_float(info->dtype)) refuse_adapter("dtype", quoted(info->name) + " is " + dtype_name(info->dtype) + ", expected F32, BF16 or F16");
-    if (info->shape != shape) refuse_adapter("shape", quoted(info->name) + " has shape " + shape_text(info->shape) + ", expected " + shape_text(shape));
+    if (!is_float(info->dtype))
+      refuse_adapter("dtype", quoted(info->name) + " is " + dtype_name(info->dtype) + ", expected F32, BF16 or F16");
+    if (info->shape != shape)
+      refuse_adapter("shape", quoted(info->name) + " has shape " + shape_text(info->shape) + ", expected " + shape_text(shape));
     wanted_.push_back({info, &to});
   }
 
@@ -202,7 +207,8 @@ class AdapterReader {
     if (std::set<int>(ids.begin(), ids.end()).size() != ids.size()) refuse_adapter("config", "trainable_token_indices names a token twice");
     const int largest = *std::max_element(ids.begin(), ids.end());
     if (largest >= base_.vocab_size) {
-      refuse_adapter("config", "trainable_token_indices names token " + std::to_string(largest) + ", the base has " + std::to_string(base_.vocab_size));
+      refuse_adapter("config", "trainable_token_indices names token " + std::to_string(largest) + ", the base has " +
+                                   std::to_string(base_.vocab_size));
     }
     TokenRows& rows = to.emplace();
     rows.token_ids = ids;
@@ -222,7 +228,8 @@ class AdapterReader {
   }
 
   bool saves(const char* module) const {
-    return std::any_of(config_.saved_modules.begin(), config_.saved_modules.end(), [&](const std::string& name) { return names_module(name, module); });
+    return std::any_of(config_.saved_modules.begin(), config_.saved_modules.end(),
+                       [&](const std::string& name) { return names_module(name, module); });
   }
 
   // Full matrices: named by modules_to_save (each end its own), or written by PEFT beside a targeted or resized embedding,
@@ -240,13 +247,15 @@ class AdapterReader {
     if (saves("embed_tokens") || embed != nullptr) expect(embed, full_name("embed_tokens") + ".weight", shape, out_.saved_embed_tokens);
     if (saves("lm_head") || head != nullptr) expect(head, "lm_head.weight", shape, out_.saved_lm_head);
     const bool copies = embed_copy != nullptr || head_copy != nullptr;
-    if (copies && (embed != nullptr || head != nullptr)) refuse_adapter("unknown tensor", "both a saved embedding and a copy of the base's");
+    if (copies && (embed != nullptr || head != nullptr))
+      refuse_adapter("unknown tensor", "both a saved embedding and a copy of the base's");
     if (embed_copy != nullptr) expect(embed_copy, "", shape, out_.saved_embed_tokens);
     if (head_copy != nullptr) expect(head_copy, "", shape, out_.saved_lm_head);
     out_.saved_is_base_copy = copies;
     const bool one_matrix = copies || config_.ensure_weight_tying || !(saves("embed_tokens") || saves("lm_head"));
     shares_ends_ = base_.tied && one_matrix;
-    if (out_.token_rows && saves("embed_tokens")) refuse_adapter("config", "embed_tokens stands in modules_to_save and in trainable_token_indices");
+    if (out_.token_rows && saves("embed_tokens"))
+      refuse_adapter("config", "embed_tokens stands in modules_to_save and in trainable_token_indices");
   }
 
   void refuse_leftovers() {
@@ -299,8 +308,10 @@ class AdapterReader {
   // Text-only training leaves the vision tower's B at zero; anything else would be lost here.
   void check_vision() const {
     for (const auto& [info, part] : vision_) {
-      if (!is_float(info->dtype)) refuse_adapter("dtype", quoted(info->name) + " is " + dtype_name(info->dtype) + ", expected F32, BF16 or F16");
-      if (part != Part::kA && part != Part::kB) refuse_adapter("unsupported", quoted(info->name) + " changes the vision tower, which is not served");
+      if (!is_float(info->dtype))
+        refuse_adapter("dtype", quoted(info->name) + " is " + dtype_name(info->dtype) + ", expected F32, BF16 or F16");
+      if (part != Part::kA && part != Part::kB)
+        refuse_adapter("unsupported", quoted(info->name) + " changes the vision tower, which is not served");
       if (part == Part::kB && !all_zero(file_->tensor(*info))) {
         refuse_adapter("unsupported", quoted(info->name) + " is not zero: the adapter was trained on images, which are not served");
       }

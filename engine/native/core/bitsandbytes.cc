@@ -14,7 +14,8 @@ namespace {
 
 HostTensor checked(HostTensor tensor, const std::string& name, FileDtype dtype, int64_t n) {
   if (tensor.dtype != dtype || tensor.numel() != n) {
-    invalid(name + " is " + dtype_name(tensor.dtype) + " " + shape_text(tensor.shape) + ", expected " + dtype_name(dtype) + " [" + std::to_string(n) + "]");
+    invalid(name + " is " + dtype_name(tensor.dtype) + " " + shape_text(tensor.shape) + ", expected " + dtype_name(dtype) + " [" +
+            std::to_string(n) + "]");
   }
   return tensor;
 }
@@ -23,14 +24,18 @@ Json read_state(const std::string& weight, const std::vector<int64_t>& shape, co
   if (bytes.dtype != FileDtype::kU8) invalid(weight + "." + kNF4StateKey + " is not U8");
   Json state = Json::parse({static_cast<const char*>(bytes.data), static_cast<size_t>(bytes.numel())});
   const Json *type = state.find("quant_type"), *block = state.find("blocksize"), *dims = state.find("shape");
-  if (type == nullptr || block == nullptr || dims == nullptr) invalid(weight + "." + kNF4StateKey + " lacks quant_type, blocksize or shape");
-  if (type->as_string("quant_type") != "nf4") unsupported(weight + " has quant_type " + json_quote(type->as_string("quant_type")) + ", only nf4 is read");
-  if (block->as_int("blocksize") != kNF4Block) unsupported(weight + " has blocks of " + std::to_string(block->as_int("blocksize")) + ", only 64 is read");
+  if (type == nullptr || block == nullptr || dims == nullptr)
+    invalid(weight + "." + kNF4StateKey + " lacks quant_type, blocksize or shape");
+  if (type->as_string("quant_type") != "nf4")
+    unsupported(weight + " has quant_type " + json_quote(type->as_string("quant_type")) + ", only nf4 is read");
+  if (block->as_int("blocksize") != kNF4Block)
+    unsupported(weight + " has blocks of " + std::to_string(block->as_int("blocksize")) + ", only 64 is read");
   std::vector<int64_t> stored;
   for (const Json& d : dims->as_array("shape")) stored.push_back(d.as_int("shape"));
   if (stored != shape) invalid(weight + " has shape " + shape_text(stored) + ", config.json needs " + shape_text(shape));
   const Json* nested = state.find_set("nested_blocksize");
-  if (nested != nullptr && nested->as_int("nested_blocksize") != kNestedBlock) unsupported(weight + " has nested blocks of another size than 256");
+  if (nested != nullptr && nested->as_int("nested_blocksize") != kNestedBlock)
+    unsupported(weight + " has nested blocks of another size than 256");
   return state;
 }
 
@@ -55,7 +60,8 @@ StoredNF4::StoredNF4(const std::string& weight, const std::vector<int64_t>& shap
   absmax_ = checked(get(weight + ".absmax"), weight + ".absmax", offset == nullptr ? FileDtype::kF32 : FileDtype::kU8, n_blocks);
   if (offset == nullptr) return;
   nested_offset_ = static_cast<float>(offset->as_double("nested_offset"));
-  nested_absmax_ = checked(get(weight + ".nested_absmax"), weight + ".nested_absmax", FileDtype::kF32, (n_blocks + kNestedBlock - 1) / kNestedBlock);
+  nested_absmax_ =
+      checked(get(weight + ".nested_absmax"), weight + ".nested_absmax", FileDtype::kF32, (n_blocks + kNestedBlock - 1) / kNestedBlock);
   nested_map_ = checked(get(weight + ".nested_quant_map"), weight + ".nested_quant_map", FileDtype::kF32, 256);
 }
 

@@ -175,7 +175,8 @@ QuantisedMatrix quantise_matrix(const WeightSource& source, const std::string& n
   return q;
 }
 
-std::unique_ptr<Checkpoint> source_checkpoint(std::unique_ptr<WeightSource> source, std::string name, std::string hash, WeightFormat weights) {
+std::unique_ptr<Checkpoint> source_checkpoint(std::unique_ptr<WeightSource> source, std::string name, std::string hash,
+                                              WeightFormat weights) {
   return std::make_unique<SourceCheckpoint>(std::move(source), std::move(name), std::move(hash), weights);
 }
 

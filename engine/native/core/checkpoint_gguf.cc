@@ -53,7 +53,8 @@ class ConfigReader {
     c.n_heads = required("gemma3.attention.head_count");
     c.n_kv_heads = integer("gemma3.attention.head_count_kv", c.n_heads);
     c.head_dim = integer("gemma3.attention.key_length", 256);
-    if (integer("gemma3.attention.value_length", c.head_dim) != c.head_dim) throw Error("UNSUPPORTED", "keys and values of different lengths");
+    if (integer("gemma3.attention.value_length", c.head_dim) != c.head_dim)
+      throw Error("UNSUPPORTED", "keys and values of different lengths");
     c.sliding_window = required("gemma3.attention.sliding_window");
     c.max_position = required("gemma3.context_length");
     c.rms_norm_eps = number("gemma3.attention.layer_norm_rms_epsilon", 1e-6f);
@@ -61,7 +62,8 @@ class ConfigReader {
     c.rope_theta_local = number("gemma3.rope.freq_base_swa", 1e4f);
     c.rope_scaling_factor = rope_scaling();
     const GgufTensor* embedding = file_.tensor("token_embd.weight");
-    if (embedding == nullptr || embedding->shape.size() != 2 || embedding->shape[0] > INT32_MAX) invalid("no token_embd.weight of two dimensions");
+    if (embedding == nullptr || embedding->shape.size() != 2 || embedding->shape[0] > INT32_MAX)
+      invalid("no token_embd.weight of two dimensions");
     c.vocab_size = static_cast<int>(embedding->shape[0]);
     c.tied = file_.tensor("output.weight") == nullptr;
     c.bos_id = integer("tokenizer.ggml.bos_token_id", 2);
@@ -70,7 +72,8 @@ class ConfigReader {
     set_sliding_pattern(c, integer("gemma3.attention.sliding_window_pattern", 6));
     set_eos_ids(c, {integer("tokenizer.ggml.eos_token_id", 1)});
     // The file does not hold it; 27B alone scales by hidden_size / heads.
-    c.query_pre_attn_scalar = known_name(c) == "gemma-3-27b" ? static_cast<float>(c.hidden_size / c.n_heads) : static_cast<float>(c.head_dim);
+    c.query_pre_attn_scalar =
+        known_name(c) == "gemma-3-27b" ? static_cast<float>(c.hidden_size / c.n_heads) : static_cast<float>(c.head_dim);
     check_config(c);
     return c;
   }
@@ -101,7 +104,8 @@ class ConfigReader {
 
   float rope_scaling() const {
     const std::string type = file_.string("gemma3.rope.scaling.type").value_or("");
-    if (!type.empty() && type != "none" && type != "linear") throw Error("UNSUPPORTED", "rope scaling " + json_quote(type) + ", only linear is known");
+    if (!type.empty() && type != "none" && type != "linear")
+      throw Error("UNSUPPORTED", "rope scaling " + json_quote(type) + ", only linear is known");
     return number("gemma3.rope.scaling.factor", number("gemma3.rope.scale_linear", 1));
   }
 

@@ -34,7 +34,8 @@ std::string canonical_name(std::string_view name) {
 void check_shard_name(const std::string& name) {
   const bool plain = name.size() <= 255 && name.ends_with(".safetensors") && name[0] != '.' &&
                      name.find_first_of(std::string_view("/\\\0", 3)) == std::string::npos;
-  if (!plain) invalid("model.safetensors.index.json names the file " + json_quote(name.substr(0, 200)) + ", expected a plain *.safetensors name");
+  if (!plain)
+    invalid("model.safetensors.index.json names the file " + json_quote(name.substr(0, 200)) + ", expected a plain *.safetensors name");
 }
 
 struct Stored {
@@ -142,7 +143,8 @@ class HfSource final : public WeightSource {
         if (!shard_of_.empty() && (listed == shard_of_.end() || listed->second != shard)) continue;
         const std::string name = canonical_name(info.name);
         if (name.empty()) continue;
-        if (!tensors_.emplace(name, Stored{&file, &info}).second) invalid("two tensors are named " + json_quote(name) + " once their prefix is off");
+        if (!tensors_.emplace(name, Stored{&file, &info}).second)
+          invalid("two tensors are named " + json_quote(name) + " once their prefix is off");
       }
     }
   }
@@ -170,12 +172,14 @@ class HfSource final : public WeightSource {
         invalid(weight + " has shape " + shape_text(stored.info->shape) + ", config.json needs " + shape_text(expected.shape));
       }
       if (!is_float(stored.info->dtype)) {
-        throw Error("UNSUPPORTED", weight + " has dtype " + dtype_name(stored.info->dtype) + ": F32, BF16, F16 and bitsandbytes NF4 are read");
+        throw Error("UNSUPPORTED",
+                    weight + " has dtype " + dtype_name(stored.info->dtype) + ": F32, BF16, F16 and bitsandbytes NF4 are read");
       }
     }
     for (const auto& [name, stored] : tensors_) {
       const bool tied_head = config_.tied && name == "lm_head.weight";
-      if (!known.contains(name) && !tied_head) invalid("tensor " + json_quote(stored.info->name.substr(0, 200)) + " belongs to no part of this model");
+      if (!known.contains(name) && !tied_head)
+        invalid("tensor " + json_quote(stored.info->name.substr(0, 200)) + " belongs to no part of this model");
     }
   }
 

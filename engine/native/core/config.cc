@@ -93,7 +93,8 @@ void parse_ropes(const Json& text, Gemma3Config& config) {
   const Json* ropes = text.find_set("rope_parameters");
   if (ropes == nullptr) return;
   const Json *global = ropes->find_set("full_attention"), *local = ropes->find_set("sliding_attention");
-  if (global == nullptr && local == nullptr) return parse_rope(*ropes, "rope_parameters", config.rope_theta_global, config.rope_scaling_factor);
+  if (global == nullptr && local == nullptr)
+    return parse_rope(*ropes, "rope_parameters", config.rope_theta_global, config.rope_scaling_factor);
   float local_factor = 1;
   if (global != nullptr) parse_rope(*global, "rope_parameters.full_attention", config.rope_theta_global, config.rope_scaling_factor);
   if (local != nullptr) parse_rope(*local, "rope_parameters.sliding_attention", config.rope_theta_local, local_factor);
@@ -166,7 +167,8 @@ Gemma3Config parse_fields(const Json& root) {
   config.bos_id = get_int(text, "bos_token_id", 2);
   config.pad_id = get_int(text, "pad_token_id", 0);
   config.tied = get_bool(root, "tie_word_embeddings", get_bool(text, "tie_word_embeddings", true));
-  if (config.n_layers < 1 || config.n_layers > 1024) invalid("num_hidden_layers is " + std::to_string(config.n_layers) + ", expected 1 to 1024");
+  if (config.n_layers < 1 || config.n_layers > 1024)
+    invalid("num_hidden_layers is " + std::to_string(config.n_layers) + ", expected 1 to 1024");
   parse_layer_types(text, config);
   parse_ropes(text, config);
   const Json* eos = root.find_set("eos_token_id");
@@ -178,11 +180,13 @@ Gemma3Config parse_fields(const Json& root) {
 void check_range(const char* name, int value, int least, int most, int multiple = 1) {
   if (value >= least && value <= most && value % multiple == 0) return;
   const std::string step = multiple == 1 ? "" : ", a multiple of " + std::to_string(multiple);
-  invalid(std::string(name) + " is " + std::to_string(value) + ", expected " + std::to_string(least) + " to " + std::to_string(most) + step);
+  invalid(std::string(name) + " is " + std::to_string(value) + ", expected " + std::to_string(least) + " to " + std::to_string(most) +
+          step);
 }
 
 void check_positive(const char* name, float value, float most) {
-  if (!(value > 0 && value <= most)) invalid(std::string(name) + " is " + std::to_string(value) + ", expected above 0 and at most " + std::to_string(most));
+  if (!(value > 0 && value <= most))
+    invalid(std::string(name) + " is " + std::to_string(value) + ", expected above 0 and at most " + std::to_string(most));
 }
 
 // Broken JSON in a config is a broken model file; a value of the wrong type makes the model invalid.

@@ -148,7 +148,8 @@ class GgufParser {
                                      ": F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K are read");
     }
     if (tensor.shape.back() % tensor.type->block != 0) {
-      fail("tensor " + json_quote(tensor.name) + " has rows of " + std::to_string(tensor.shape.back()) + ", no multiple of a block of " + tensor.type->name);
+      fail("tensor " + json_quote(tensor.name) + " has rows of " + std::to_string(tensor.shape.back()) + ", no multiple of a block of " +
+           tensor.type->name);
     }
     offsets_.push_back(take<uint64_t>("a tensor's offset"));
     out_.tensors_.push_back(std::move(tensor));
@@ -201,7 +202,8 @@ Gguf Gguf::open(const std::string& path) {
 }
 
 const GgufTensor* Gguf::tensor(std::string_view name) const {
-  const auto it = std::lower_bound(tensors_.begin(), tensors_.end(), name, [](const GgufTensor& t, std::string_view n) { return t.name < n; });
+  const auto it =
+      std::lower_bound(tensors_.begin(), tensors_.end(), name, [](const GgufTensor& t, std::string_view n) { return t.name < n; });
   return it == tensors_.end() || it->name != name ? nullptr : &*it;
 }
 

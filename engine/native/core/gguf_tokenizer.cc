@@ -82,7 +82,8 @@ class SpmTokenizer final : public GgufTokenizer {
 
   static void check_model(const Gguf& file) {
     const std::string model = file.string("tokenizer.ggml.model").value_or("");
-    if (model != "llama") throw Error("UNSUPPORTED", "the file's tokenizer is " + json_quote(model) + ", Gemma 3 files have \"llama\" (SentencePiece)");
+    if (model != "llama")
+      throw Error("UNSUPPORTED", "the file's tokenizer is " + json_quote(model) + ", Gemma 3 files have \"llama\" (SentencePiece)");
     const GgufValue* prefix = file.find("tokenizer.ggml.add_space_prefix");
     if (prefix == nullptr || prefix->type != GgufType::kBool || prefix->bytes[0] != 0) {
       throw Error("UNSUPPORTED", "the file's tokenizer adds a space before the text, Gemma 3's does not");
@@ -99,7 +100,8 @@ class SpmTokenizer final : public GgufTokenizer {
 
   void read_tokens(const Gguf& file) {
     const GgufValue& tokens = array(file, "tokenizer.ggml.tokens", GgufType::kString, 0);
-    if (tokens.count < 2 || tokens.count > kMaxTokens) throw Error("FILE_INVALID", "tokenizer.ggml.tokens has " + std::to_string(tokens.count) + " entries");
+    if (tokens.count < 2 || tokens.count > kMaxTokens)
+      throw Error("FILE_INVALID", "tokenizer.ggml.tokens has " + std::to_string(tokens.count) + " entries");
     const GgufValue& types = array(file, "tokenizer.ggml.token_type", GgufType::kI32, tokens.count);
     vocab_size_ = static_cast<int32_t>(tokens.count);
     vocabulary_.reserve(tokens.count, tokens.bytes.size());
@@ -110,7 +112,8 @@ class SpmTokenizer final : public GgufTokenizer {
     for (int32_t id = 0; id < vocab_size_; ++id) {
       int32_t type;
       std::memcpy(&type, types.bytes.data() + size_t{4} * static_cast<size_t>(id), 4);
-      if (type < 1 || type > 6) throw Error("FILE_INVALID", "token " + std::to_string(id) + " has the unknown type " + std::to_string(type));
+      if (type < 1 || type > 6)
+        throw Error("FILE_INVALID", "token " + std::to_string(id) + " has the unknown type " + std::to_string(type));
       kinds_[static_cast<size_t>(id)] = static_cast<uint8_t>(type);
       add_token(id, strings.next());
     }
@@ -155,7 +158,8 @@ class SpmTokenizer final : public GgufTokenizer {
     std::vector<int32_t> order;
     for (int32_t id = 0; id < vocab_size_; ++id) {
       const bool made = kind(id) == TokenKind::kNormal || kind(id) == TokenKind::kUserDefined;
-      if (made && !is_protected_[static_cast<size_t>(id)] && scores[static_cast<size_t>(id)] == scores[static_cast<size_t>(id)]) order.push_back(id);
+      if (made && !is_protected_[static_cast<size_t>(id)] && scores[static_cast<size_t>(id)] == scores[static_cast<size_t>(id)])
+        order.push_back(id);
     }
     std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
       const bool user_a = kind(a) == TokenKind::kUserDefined, user_b = kind(b) == TokenKind::kUserDefined;
@@ -310,7 +314,8 @@ class SpmTokenizer final : public GgufTokenizer {
 
   int32_t special_id(const Gguf& file, const char* key, int32_t fallback) const {
     const int64_t id = file.integer(key).value_or(fallback);
-    if (id < 0 || id >= vocab_size_) throw Error("FILE_INVALID", std::string(key) + " is " + std::to_string(id) + ", outside the vocabulary");
+    if (id < 0 || id >= vocab_size_)
+      throw Error("FILE_INVALID", std::string(key) + " is " + std::to_string(id) + ", outside the vocabulary");
     return static_cast<int32_t>(id);
   }
 

@@ -114,7 +114,8 @@ void FileReader::read(uint64_t offset, void* out, uint64_t n) const {
 FileBytes read_file(const std::string& path, uint64_t max_bytes) {
   const FileReader file(path);
   if (file.size() > max_bytes) {
-    throw Error("FILE_INVALID", path + ": has " + std::to_string(file.size()) + " bytes, at most " + std::to_string(max_bytes) + " are read");
+    throw Error("FILE_INVALID",
+                path + ": has " + std::to_string(file.size()) + " bytes, at most " + std::to_string(max_bytes) + " are read");
   }
   FileBytes bytes{allocate_bytes(file.size()), file.size()};
   file.read(0, bytes.data.get(), bytes.size);

@@ -40,9 +40,11 @@ std::string config_json(const Gemma3Config& c) {
   const auto number = [](int64_t n) { return std::to_string(n); };
   const float whole = std::floor(c.query_pre_attn_scalar);   // transformers insists on an integer
   std::string types, eos;
-  for (const uint8_t global : c.is_global) types += std::string(types.empty() ? "" : ", ") + (global != 0 ? "\"full_attention\"" : "\"sliding_attention\"");
+  for (const uint8_t global : c.is_global)
+    types += std::string(types.empty() ? "" : ", ") + (global != 0 ? "\"full_attention\"" : "\"sliding_attention\"");
   for (const int id : c.eos_ids) eos += (eos.empty() ? "" : ", ") + std::to_string(id);
-  const std::string scaling = c.rope_scaling_factor == 1 ? "null" : "{\"rope_type\": \"linear\", \"factor\": " + float_text(c.rope_scaling_factor) + "}";
+  const std::string scaling =
+      c.rope_scaling_factor == 1 ? "null" : "{\"rope_type\": \"linear\", \"factor\": " + float_text(c.rope_scaling_factor) + "}";
   const std::pair<const char*, std::string> fields[] = {
       {"architectures", "[\"Gemma3ForCausalLM\"]"},
       {"model_type", "\"gemma3_text\""},
@@ -79,7 +81,8 @@ std::string config_json(const Gemma3Config& c) {
 
 std::string state_json(int64_t rows, int64_t cols, float offset) {
   std::string text = "{\"quant_type\": \"nf4\", \"blocksize\": 64, \"dtype\": \"bfloat16\", \"shape\": [" + std::to_string(rows) + ", " +
-                     std::to_string(cols) + "], \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": " + float_text(offset) + "}";
+                     std::to_string(cols) +
+                     "], \"nested_blocksize\": 256, \"nested_dtype\": \"float32\", \"nested_offset\": " + float_text(offset) + "}";
   text.resize(kStateBytes, ' ');
   return text;
 }
@@ -206,7 +209,8 @@ std::string file_checksum(const std::string& path) {
   constexpr int64_t kPiece = 8 << 20;
   std::vector<uint64_t> sums(static_cast<size_t>((file->size() + kPiece - 1) / kPiece));
   parallel_pieces(static_cast<int64_t>(file->size()), kPiece, [&](int64_t begin, int64_t end) {
-    sums[static_cast<size_t>(begin / kPiece)] = checksum64(file->text().substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
+    sums[static_cast<size_t>(begin / kPiece)] =
+        checksum64(file->text().substr(static_cast<size_t>(begin), static_cast<size_t>(end - begin)));
   });
   const std::string all(reinterpret_cast<const char*>(sums.data()), sums.size() * 8);
   return sha256_hex(all + std::to_string(file->size()));

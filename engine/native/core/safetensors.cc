@@ -54,7 +54,8 @@ TensorInfo parse_entry(const std::string& name, const Json& entry, uint64_t data
   if (bytes.overflow) throw Error("FILE_INVALID", who + " has a shape whose size overflows");
   if (info.begin > info.end) throw Error("FILE_INVALID", who + " begins after its end");
   if (info.end > data_bytes) {
-    throw Error("FILE_INVALID", who + " ends at byte " + std::to_string(info.end) + " of the data, which has " + std::to_string(data_bytes));
+    throw Error("FILE_INVALID",
+                who + " ends at byte " + std::to_string(info.end) + " of the data, which has " + std::to_string(data_bytes));
   }
   if (!bytes.equals(info.end - info.begin)) {
     throw Error("FILE_INVALID", who + " has " + std::to_string(info.end - info.begin) + " bytes where its shape and dtype need " +
@@ -88,7 +89,8 @@ uint64_t header_length(const char* first8, uint64_t file_bytes, const Safetensor
   uint64_t n = 0;
   std::memcpy(&n, first8, 8);
   if (n > limits.header_bytes) {
-    throw Error("FILE_INVALID", "claims a header of " + std::to_string(n) + " bytes, at most " + std::to_string(limits.header_bytes) + " are read");
+    throw Error("FILE_INVALID",
+                "claims a header of " + std::to_string(n) + " bytes, at most " + std::to_string(limits.header_bytes) + " are read");
   }
   if (n > file_bytes - 8) throw Error("FILE_INVALID", "ends inside its header of " + std::to_string(n) + " bytes");
   return n;
@@ -158,7 +160,8 @@ void Safetensors::parse_header(std::string_view text, const SafetensorsLimits& l
   // A tensor of two dimensions is 9 values and 4 keys.
   const Json header = Json::parse(text, {.depth = 8, .values = 1000 + 20 * limits.tensors});
   if (header.keys().size() > limits.tensors) {
-    throw Error("FILE_INVALID", "holds " + std::to_string(header.keys().size()) + " tensors, at most " + std::to_string(limits.tensors) + " are read");
+    throw Error("FILE_INVALID",
+                "holds " + std::to_string(header.keys().size()) + " tensors, at most " + std::to_string(limits.tensors) + " are read");
   }
   tensors_.reserve(header.keys().size());
   for (size_t i = 0; i < header.keys().size(); ++i) {

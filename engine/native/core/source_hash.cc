@@ -24,7 +24,8 @@ std::string stamps(const WeightSource& source) {
   std::string out;
   for (const auto& file : source.files()) {
     const FileStamp stamp = file_stamp(file->path());
-    out += file->path() + '\n' + std::to_string(stamp.bytes) + ' ' + std::to_string(stamp.mtime_ns) + ' ' + std::to_string(stamp.inode) + '\n';
+    out +=
+        file->path() + '\n' + std::to_string(stamp.bytes) + ' ' + std::to_string(stamp.mtime_ns) + ' ' + std::to_string(stamp.inode) + '\n';
   }
   return out;
 }

@@ -45,7 +45,8 @@ std::vector<ExpectedTensor> expected_tensors(const Gemma3Config& config);
 std::unique_ptr<WeightSource> open_hf_source(const std::string& directory);
 std::unique_ptr<WeightSource> open_gguf_source(const std::string& path);
 std::unique_ptr<Checkpoint> open_random_checkpoint(const std::string& name, const LoadOptions& options);
-std::unique_ptr<Checkpoint> source_checkpoint(std::unique_ptr<WeightSource> source, std::string name, std::string hash, WeightFormat weights);
+std::unique_ptr<Checkpoint> source_checkpoint(std::unique_ptr<WeightSource> source, std::string name, std::string hash,
+                                              WeightFormat weights);
 
 // Content hash of the source, remembered in cache_dir by path, size and time so that it is computed once.
 std::string source_hash(const WeightSource& source, const LoadOptions& options);

@@ -51,7 +51,8 @@ void test_configs() {
   bad_config("a config cut short", "FILE_INVALID", "invalid JSON", tiny_config().text().substr(0, 60));
   bad_config("a config that is a list", "MODEL_INVALID", "must hold an object", "[]");
   bad_config("a config with a key twice", "FILE_INVALID", "twice", "{\"model_type\": \"gemma3_text\", \"model_type\": \"gemma3_text\"}");
-  bad_config("a config nested 100,000 deep", "FILE_INVALID", "nested too deeply", "{\"a\":" + std::string(100000, '[') + std::string(100000, ']') + "}");
+  bad_config("a config nested 100,000 deep", "FILE_INVALID", "nested too deeply",
+             "{\"a\":" + std::string(100000, '[') + std::string(100000, ']') + "}");
   bad_config("a config without model_type", "MODEL_INVALID", "no model_type", tiny_config().drop("model_type").text());
   bad_config("another model", "UNSUPPORTED", "not Gemma 3", with("model_type", "\"llama\""));
   bad_config("a multimodal config without text_config", "MODEL_INVALID", "text_config", "{\"model_type\": \"gemma3\"}");
@@ -70,12 +71,14 @@ void test_configs() {
              tiny_config().set("num_attention_heads", "3").set("num_key_value_heads", "2").text());
   bad_config("an infinite epsilon", "MODEL_INVALID", "rms_norm_eps", with("rms_norm_eps", "1e999"));
   bad_config("a negative rope_theta", "MODEL_INVALID", "rope_theta", with("rope_theta", "-1"));
-  bad_config("layer types for other layers", "MODEL_INVALID", "layer_types", with("layer_types", "[\"full_attention\", \"full_attention\"]"));
+  bad_config("layer types for other layers", "MODEL_INVALID", "layer_types",
+             with("layer_types", "[\"full_attention\", \"full_attention\"]"));
   bad_config("an unknown layer type", "UNSUPPORTED", "layer_types", with("layer_types", "[\"linear_attention\"]"));
   bad_config("yarn scaling", "UNSUPPORTED", "rope_type", with("rope_scaling", "{\"rope_type\": \"yarn\", \"factor\": 8}"));
   bad_config("an end token outside the vocabulary", "MODEL_INVALID", "eos_token_id", with("eos_token_id", "[1, 99]"));
   bad_config("another quantisation", "UNSUPPORTED", "quantization_config", with("quantization_config", "{\"quant_method\": \"gptq\"}"));
-  bad_config("8-bit weights", "UNSUPPORTED", "8-bit", with("quantization_config", "{\"quant_method\": \"bitsandbytes\", \"load_in_8bit\": true}"));
+  bad_config("8-bit weights", "UNSUPPORTED", "8-bit",
+             with("quantization_config", "{\"quant_method\": \"bitsandbytes\", \"load_in_8bit\": true}"));
   bad_config("a shape that the weights do not have", "MODEL_INVALID", "shape", with("vocab_size", "32"));
 }
 
@@ -94,7 +97,8 @@ void bad_weights(const std::string& behaviour, const char* code, const char* par
   expect_bad(behaviour, code, part, dir.path());
 }
 
-void bad_tensors(const std::string& behaviour, const char* code, const char* part, const std::function<void(std::vector<TinyTensor>&)>& spoil) {
+void bad_tensors(const std::string& behaviour, const char* code, const char* part,
+                 const std::function<void(std::vector<TinyTensor>&)>& spoil) {
   std::vector<TinyTensor> tensors = tiny_tensors();
   spoil(tensors);
   bad_weights(behaviour, code, part, tiny_file(tensors));
@@ -117,7 +121,8 @@ void test_containers() {
   const auto with_length = [&](uint64_t n) { return GgufBuilder::raw(n) + file.substr(8); };
   const std::string embed = "\"model.embed_tokens.weight\":{\"dtype\":\"BF16\",\"shape\":[16,64],\"data_offsets\":[0,2048]}";
   const auto entry = [](const char* dtype, const char* shape, const char* offsets) {
-    return std::string("\"model.embed_tokens.weight\":{\"dtype\":\"") + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}";
+    return std::string("\"model.embed_tokens.weight\":{\"dtype\":\"") + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":" + offsets +
+           "}";
   };
   bad_weights("an empty file", "FILE_INVALID", "too few", "");
   bad_weights("a file of seven bytes", "FILE_INVALID", "too few", file.substr(0, 7));
@@ -130,11 +135,14 @@ void test_containers() {
   bad_weights("random bytes", "FILE_INVALID", "", noise(4096, 7));
   bad_weights("an unknown dtype", "FILE_INVALID", "unknown dtype", with_header(embed, entry("F13", "[16,64]", "[0,2048]")));
   bad_weights("a negative shape", "FILE_INVALID", "negative", with_header(embed, entry("BF16", "[-16,-64]", "[0,2048]")));
-  bad_weights("a shape whose size overflows", "FILE_INVALID", "overflows", with_header(embed, entry("BF16", "[4294967296,4294967296]", "[0,2048]")));
-  bad_weights("a shape that its bytes do not fit", "FILE_INVALID", "shape and dtype need", with_header(embed, entry("BF16", "[16,65]", "[0,2048]")));
+  bad_weights("a shape whose size overflows", "FILE_INVALID", "overflows",
+              with_header(embed, entry("BF16", "[4294967296,4294967296]", "[0,2048]")));
+  bad_weights("a shape that its bytes do not fit", "FILE_INVALID", "shape and dtype need",
+              with_header(embed, entry("BF16", "[16,65]", "[0,2048]")));
   bad_weights("nine dimensions", "FILE_INVALID", "dimensions", with_header(embed, entry("BF16", "[1,1,1,1,1,1,1,16,64]", "[0,2048]")));
   bad_weights("reversed offsets", "FILE_INVALID", "begins after", with_header(embed, entry("BF16", "[16,64]", "[2048,0]")));
-  bad_weights("offsets beyond 2^63", "FILE_INVALID", "data_offsets", with_header(embed, entry("BF16", "[16,64]", "[0,9223372036854775808]")));
+  bad_weights("offsets beyond 2^63", "FILE_INVALID", "data_offsets",
+              with_header(embed, entry("BF16", "[16,64]", "[0,9223372036854775808]")));
   bad_weights("offsets past the end", "FILE_INVALID", "ends at byte", with_header(embed, entry("BF16", "[16,64]", "[0,1099511627776]")));
   bad_weights("overlapping tensors", "FILE_INVALID", "overlaps", with_header("[2048,2176]", "[2040,2168]"));
   bad_weights("fractional offsets", "FILE_INVALID", "integer", with_header(embed, entry("BF16", "[16,64]", "[0,2048.0]")));
@@ -146,7 +154,8 @@ void test_containers() {
   bad_weights("a lone surrogate in the header", "FILE_INVALID", "surrogate", with_header("\"pt\"", "\"\\ud800\""));
   bad_weights("a header of 200,000 tensors", "FILE_INVALID", "", [] {
     std::string header = "{";
-    for (int i = 0; i < 200000; ++i) header += (i == 0 ? "\"t" : ",\"t") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}";
+    for (int i = 0; i < 200000; ++i)
+      header += (i == 0 ? "\"t" : ",\"t") + std::to_string(i) + "\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0]}";
     header += "}";
     return GgufBuilder::raw<uint64_t>(header.size()) + header;
   }());
@@ -171,7 +180,8 @@ void test_tensors() {
 
 void test_bitsandbytes() {
   const std::string q = "model.layers.0.self_attn.q_proj.weight", state = q + ".quant_state.bitsandbytes__nf4";
-  const auto bad = [&](const std::string& behaviour, const char* code, const char* part, const std::function<void(std::vector<TinyTensor>&)>& spoil) {
+  const auto bad = [&](const std::string& behaviour, const char* code, const char* part,
+                       const std::function<void(std::vector<TinyTensor>&)>& spoil) {
     bad_tensors(behaviour, code, part, [&](auto& t) {
       quantise_q_proj(t);
       spoil(t);
@@ -182,10 +192,14 @@ void test_bitsandbytes() {
     find_tensor(t, state).shape = {static_cast<int64_t>(text.size())};
   };
   bad("a quant_state that is not JSON", "FILE_INVALID", "invalid JSON", [&](auto& t) { set_state(t, "{nf4}"); });
-  bad("a quant_state of fp4", "UNSUPPORTED", "only nf4", [&](auto& t) { set_state(t, R"({"quant_type": "fp4", "blocksize": 64, "shape": [64, 64]})"); });
-  bad("NF4 blocks of 128", "UNSUPPORTED", "only 64", [&](auto& t) { set_state(t, R"({"quant_type": "nf4", "blocksize": 128, "shape": [64, 64]})"); });
-  bad("a quant_state of another shape", "MODEL_INVALID", "shape", [&](auto& t) { set_state(t, R"({"quant_type": "nf4", "blocksize": 64, "shape": [32, 128]})"); });
-  bad("a quant_state without a shape", "MODEL_INVALID", "lacks", [&](auto& t) { set_state(t, R"({"quant_type": "nf4", "blocksize": 64})"); });
+  bad("a quant_state of fp4", "UNSUPPORTED", "only nf4",
+      [&](auto& t) { set_state(t, R"({"quant_type": "fp4", "blocksize": 64, "shape": [64, 64]})"); });
+  bad("NF4 blocks of 128", "UNSUPPORTED", "only 64",
+      [&](auto& t) { set_state(t, R"({"quant_type": "nf4", "blocksize": 128, "shape": [64, 64]})"); });
+  bad("a quant_state of another shape", "MODEL_INVALID", "shape",
+      [&](auto& t) { set_state(t, R"({"quant_type": "nf4", "blocksize": 64, "shape": [32, 128]})"); });
+  bad("a quant_state without a shape", "MODEL_INVALID", "lacks",
+      [&](auto& t) { set_state(t, R"({"quant_type": "nf4", "blocksize": 64})"); });
   bad("an infinite nested_offset", "FILE_INVALID", "nested_offset", [&](auto& t) {
     set_state(t, R"({"quant_type": "nf4", "blocksize": 64, "shape": [64, 64], "nested_offset": 1e999})");
     find_tensor(t, q + ".absmax") = {q + ".absmax", FileDtype::kU8, {64}, std::string(64, 'x')};
@@ -196,10 +210,13 @@ void test_bitsandbytes() {
     set_state(t, R"({"quant_type": "nf4", "blocksize": 64, "shape": [64, 64], "nested_offset": 0.1})");
     find_tensor(t, q + ".absmax") = {q + ".absmax", FileDtype::kU8, {64}, std::string(64, 'x')};
   });
-  bad("too few scales", "MODEL_INVALID", "absmax", [&](auto& t) { find_tensor(t, q + ".absmax") = {q + ".absmax", FileDtype::kF32, {63}, std::string(252, 'x')}; });
-  bad("a scale that is NaN", "MODEL_INVALID", "infinity or NaN", [&](auto& t) { find_tensor(t, q + ".absmax").bytes.replace(0, 4, std::string(4, '\xff')); });
+  bad("too few scales", "MODEL_INVALID", "absmax",
+      [&](auto& t) { find_tensor(t, q + ".absmax") = {q + ".absmax", FileDtype::kF32, {63}, std::string(252, 'x')}; });
+  bad("a scale that is NaN", "MODEL_INVALID", "infinity or NaN",
+      [&](auto& t) { find_tensor(t, q + ".absmax").bytes.replace(0, 4, std::string(4, '\xff')); });
   bad("another code book", "UNSUPPORTED", "quant_map", [&](auto& t) { find_tensor(t, q + ".quant_map").bytes = std::string(64, '\0'); });
-  bad("too few packed bytes", "MODEL_INVALID", "bytes", [&](auto& t) { find_tensor(t, q) = {q, FileDtype::kU8, {2047, 1}, std::string(2047, 'x')}; });
+  bad("too few packed bytes", "MODEL_INVALID", "bytes",
+      [&](auto& t) { find_tensor(t, q) = {q, FileDtype::kU8, {2047, 1}, std::string(2047, 'x')}; });
   bad("a quantised embedding", "MODEL_INVALID", "expected 16 bit", [&](auto& t) {
     t.push_back({"model.embed_tokens.weight.quant_state.bitsandbytes__nf4", FileDtype::kU8, {2}, "{}"});
   });
@@ -216,12 +233,13 @@ void test_directories() {
     expect_bad(behaviour, code, part, dir.path());
   };
   const auto map_to = [](const std::string& file) { return "{\"weight_map\": {\"model.norm.weight\": \"" + file + "\"}}"; };
-  for (const char* trick : {"../model-00001.safetensors", "/etc/passwd", "/model-00001.safetensors", "a/b.safetensors", "..\\\\x.safetensors",
-                            ".hidden.safetensors", "model-00001.safetensors\\u0000", "", "model.bin"}) {
+  for (const char* trick : {"../model-00001.safetensors", "/etc/passwd", "/model-00001.safetensors", "a/b.safetensors",
+                            "..\\\\x.safetensors", ".hidden.safetensors", "model-00001.safetensors\\u0000", "", "model.bin"}) {
     bad_index(std::string("an index that names ") + trick, "MODEL_INVALID", "plain", map_to(trick));
   }
   bad_index("an index that names an absent file", "MODEL_NOT_FOUND", "model-2.safetensors", map_to("model-2.safetensors"));
-  bad_index("an index that names an absent tensor", "MODEL_INVALID", "is not in", "{\"weight_map\": {\"model.x.weight\": \"model-00001.safetensors\"}}");
+  bad_index("an index that names an absent tensor", "MODEL_INVALID", "is not in",
+            "{\"weight_map\": {\"model.x.weight\": \"model-00001.safetensors\"}}");
   bad_index("an index of one tensor", "MODEL_INVALID", "lack", map_to("model-00001.safetensors"));
   bad_index("an index without weight_map", "MODEL_INVALID", "weight_map", "{}");
   bad_index("an index that is not JSON", "FILE_INVALID", "invalid JSON", "weights");
@@ -275,13 +293,18 @@ void test_gguf_container() {
     g.extra_values = GgufBuilder::string("gemma3.block_count") + GgufBuilder::raw<uint32_t>(4) + GgufBuilder::raw<uint32_t>(1);
   });
   bad_gguf("an unknown value type", "FILE_INVALID", "value type", [](auto& g) { g.set("x", {13, "abcd"}); });
-  bad_gguf("a string longer than the file", "FILE_INVALID", "ends inside", [](auto& g) { g.set("x", {8, GgufBuilder::raw<uint64_t>(1u << 30)}); });
-  bad_gguf("an array of 2^62 numbers", "FILE_INVALID", "does not fit", [](auto& g) { g.set("x", {9, GgufBuilder::raw<uint32_t>(10) + GgufBuilder::raw(uint64_t{1} << 62)}); });
-  bad_gguf("an array of 2^61 strings", "FILE_INVALID", "does not fit", [](auto& g) { g.set("x", {9, GgufBuilder::raw<uint32_t>(8) + GgufBuilder::raw(uint64_t{1} << 61)}); });
-  bad_gguf("an array of arrays", "FILE_INVALID", "array of arrays", [](auto& g) { g.set("x", {9, GgufBuilder::raw<uint32_t>(9) + GgufBuilder::raw<uint64_t>(1)}); });
+  bad_gguf("a string longer than the file", "FILE_INVALID", "ends inside",
+           [](auto& g) { g.set("x", {8, GgufBuilder::raw<uint64_t>(1u << 30)}); });
+  bad_gguf("an array of 2^62 numbers", "FILE_INVALID", "does not fit",
+           [](auto& g) { g.set("x", {9, GgufBuilder::raw<uint32_t>(10) + GgufBuilder::raw(uint64_t{1} << 62)}); });
+  bad_gguf("an array of 2^61 strings", "FILE_INVALID", "does not fit",
+           [](auto& g) { g.set("x", {9, GgufBuilder::raw<uint32_t>(8) + GgufBuilder::raw(uint64_t{1} << 61)}); });
+  bad_gguf("an array of arrays", "FILE_INVALID", "array of arrays",
+           [](auto& g) { g.set("x", {9, GgufBuilder::raw<uint32_t>(9) + GgufBuilder::raw<uint64_t>(1)}); });
   bad_gguf("a boolean of 7", "FILE_INVALID", "boolean", [](auto& g) { g.set("x", {7, "\x07"}); });
   for (const uint32_t alignment : {0u, 3u, 1u << 31}) {
-    bad_gguf("an alignment of " + std::to_string(alignment), "FILE_INVALID", "alignment", [&](auto& g) { g.set_int("general.alignment", alignment); });
+    bad_gguf("an alignment of " + std::to_string(alignment), "FILE_INVALID", "alignment",
+             [&](auto& g) { g.set_int("general.alignment", alignment); });
   }
   bad_gguf("an alignment as text", "FILE_INVALID", "alignment", [](auto& g) { g.set_string("general.alignment", "32"); });
 }
@@ -291,7 +314,8 @@ void test_gguf_tensors() {
   bad_gguf("a tensor of five dimensions", "FILE_INVALID", "dimensions", [&](auto& g) { g.tensor(q).dims = {64, 64, 1, 1, 1}; });
   bad_gguf("a tensor without dimensions", "FILE_INVALID", "dimensions", [&](auto& g) { g.tensor(q).dims = {}; });
   bad_gguf("a dimension of zero", "FILE_INVALID", "dimension of 0", [&](auto& g) { g.tensor(q).dims = {64, 0}; });
-  bad_gguf("a shape whose size overflows", "FILE_INVALID", "overflows", [&](auto& g) { g.tensor(q).dims = {uint64_t{1} << 40, uint64_t{1} << 40}; });
+  bad_gguf("a shape whose size overflows", "FILE_INVALID", "overflows",
+           [&](auto& g) { g.tensor(q).dims = {uint64_t{1} << 40, uint64_t{1} << 40}; });
   bad_gguf("a shape larger than the file", "FILE_INVALID", "past the end", [&](auto& g) { g.tensor(q).dims = {1u << 20, 1u << 20}; });
   bad_gguf("an unknown tensor type", "UNSUPPORTED", "ggml type 77", [&](auto& g) { g.tensor(q).type = 77; });
   bad_gguf("an IQ type", "UNSUPPORTED", "ggml type 16", [&](auto& g) { g.tensor(q).type = 16; });
@@ -303,19 +327,22 @@ void test_gguf_tensors() {
   bad_gguf("a tensor twice", "FILE_INVALID", "twice", [&](auto& g) { g.tensor(q).name = "blk.0.attn_k.weight"; });
   bad_gguf("a tensor name that is not UTF-8", "FILE_INVALID", "name", [&](auto& g) { g.tensor(q).name = "\xc0\x80"; });
   bad_gguf("a missing tensor", "MODEL_INVALID", "lacks blk.0.attn_q.weight", [&](auto& g) { g.tensor(q).name = "blk.0.attn_x.weight"; });
-  bad_gguf("a tensor of no part of the model", "MODEL_INVALID", "belongs to no part", [](auto& g) { g.add("blk.0.attn_q.bias", {64}), g.place(); });
+  bad_gguf("a tensor of no part of the model", "MODEL_INVALID", "belongs to no part",
+           [](auto& g) { g.add("blk.0.attn_q.bias", {64}), g.place(); });
   bad_gguf("a tensor of another shape", "MODEL_INVALID", "another shape", [&](auto& g) { g.tensor(q).dims = {128, 32}; });
 }
 
 void test_gguf_values() {
   bad_gguf("another architecture", "UNSUPPORTED", "only gemma3", [](auto& g) { g.set_string("general.architecture", "gemma2"); });
-  bad_gguf("an architecture that is a number", "FILE_INVALID", "general.architecture", [](auto& g) { g.set_int("general.architecture", 3); });
+  bad_gguf("an architecture that is a number", "FILE_INVALID", "general.architecture",
+           [](auto& g) { g.set_int("general.architecture", 3); });
   bad_gguf("no layer count", "MODEL_INVALID", "gemma3.block_count", [](auto& g) { g.drop("gemma3.block_count"); });
   bad_gguf("four billion layers", "MODEL_INVALID", "gemma3.block_count", [](auto& g) { g.set_int("gemma3.block_count", UINT32_MAX); });
   bad_gguf("a layer count as text", "FILE_INVALID", "gemma3.block_count", [](auto& g) { g.set_string("gemma3.block_count", "1"); });
   bad_gguf("zero heads", "MODEL_INVALID", "num_attention_heads", [](auto& g) { g.set_int("gemma3.attention.head_count", 0); });
   bad_gguf("soft caps", "UNSUPPORTED", "soft caps", [](auto& g) { g.set("gemma3.final_logit_softcapping", {6, GgufBuilder::raw(30.0f)}); });
-  bad_gguf("a NaN epsilon", "MODEL_INVALID", "rms_norm_eps", [](auto& g) { g.set("gemma3.attention.layer_norm_rms_epsilon", {6, "\xff\xff\xff\x7f"}); });
+  bad_gguf("a NaN epsilon", "MODEL_INVALID", "rms_norm_eps",
+           [](auto& g) { g.set("gemma3.attention.layer_norm_rms_epsilon", {6, "\xff\xff\xff\x7f"}); });
   bad_gguf("yarn scaling", "UNSUPPORTED", "linear", [](auto& g) { g.set_string("gemma3.rope.scaling.type", "yarn"); });
 }
 
@@ -330,10 +357,14 @@ void test_gguf_tokenizers() {
   bad("another model", "UNSUPPORTED", "llama", [](auto& g) { g.set_string("tokenizer.ggml.model", "gpt2"); });
   bad("a space prefix", "UNSUPPORTED", "space", [](auto& g) { g.set("tokenizer.ggml.add_space_prefix", {7, "\x01"}); });
   bad("no tokens", "FILE_INVALID", "tokens", [](auto& g) { g.drop("tokenizer.ggml.tokens"); });
-  bad("tokens that are numbers", "FILE_INVALID", "tokens", [](auto& g) { g.set("tokenizer.ggml.tokens", GgufBuilder::array<float>(6, {1, 2})); });
-  bad("fewer scores than tokens", "FILE_INVALID", "scores", [](auto& g) { g.set("tokenizer.ggml.scores", GgufBuilder::array<float>(6, {1, 2})); });
-  bad("an unknown token type", "FILE_INVALID", "type 9", [](auto& g) { g.set("tokenizer.ggml.token_type", GgufBuilder::array(5, std::vector<int32_t>(16, 9))); });
-  bad("byte tokens that are not bytes", "FILE_INVALID", "byte", [](auto& g) { g.set("tokenizer.ggml.token_type", GgufBuilder::array(5, std::vector<int32_t>(16, 6))); });
+  bad("tokens that are numbers", "FILE_INVALID", "tokens",
+      [](auto& g) { g.set("tokenizer.ggml.tokens", GgufBuilder::array<float>(6, {1, 2})); });
+  bad("fewer scores than tokens", "FILE_INVALID", "scores",
+      [](auto& g) { g.set("tokenizer.ggml.scores", GgufBuilder::array<float>(6, {1, 2})); });
+  bad("an unknown token type", "FILE_INVALID", "type 9",
+      [](auto& g) { g.set("tokenizer.ggml.token_type", GgufBuilder::array(5, std::vector<int32_t>(16, 9))); });
+  bad("byte tokens that are not bytes", "FILE_INVALID", "byte",
+      [](auto& g) { g.set("tokenizer.ggml.token_type", GgufBuilder::array(5, std::vector<int32_t>(16, 6))); });
   bad("an end token outside the vocabulary", "FILE_INVALID", "eos_token_id", [](auto& g) { g.set_int("tokenizer.ggml.eos_token_id", 16); });
 }
 
@@ -350,7 +381,10 @@ void test_good_files() {
   loads("the tiny safetensors model loads", [](const Scratch& d) { write_tiny(d, tiny_config().text(), tiny_tensors()); return d.path(); });
   loads("the tiny GGUF model loads", [](const Scratch& d) { write_text(d / "x.gguf", tiny_gguf().text()); return d / "x.gguf"; });
   for (const char* prefix : {"model.language_model.", "language_model.model."}) {
-    loads(std::string("keys that start with ") + prefix + " load", [&](const Scratch& d) { write_tiny(d, tiny_config().text(), tiny_tensors(prefix)); return d.path(); });
+    loads(std::string("keys that start with ") + prefix + " load", [&](const Scratch& d) {
+      write_tiny(d, tiny_config().text(), tiny_tensors(prefix));
+      return d.path();
+    });
   }
   loads("an NF4 module among 16-bit ones loads", [](const Scratch& d) {
     std::vector<TinyTensor> tensors = tiny_tensors();

@@ -19,7 +19,8 @@ bool same_matrix(const HostMatrix& a, const HostMatrix& b) {
 bool same_weights(Checkpoint& a, Checkpoint& b) {
   bool same = same_matrix(a.embedding(), b.embedding()) && same_matrix(a.head(), b.head()) && a.norm("norm") == b.norm("norm");
   for (int layer = 0; layer < a.config().n_layers; ++layer) {
-    for (int m = 0; m < kModules; ++m) same = same && same_matrix(a.linear(layer, static_cast<Module>(m)), b.linear(layer, static_cast<Module>(m)));
+    for (int m = 0; m < kModules; ++m)
+      same = same && same_matrix(a.linear(layer, static_cast<Module>(m)), b.linear(layer, static_cast<Module>(m)));
     const std::string norm = "layers." + std::to_string(layer) + ".self_attn.k_norm";
     same = same && a.norm(norm) == b.norm(norm);
   }
@@ -53,7 +54,9 @@ void test_cache(const std::string& goldens) {
   const auto rebuilt = [&](const std::string& behaviour, bool expected) {
     bool quantised = false;
     const auto cached = open(model, WeightFormat::kNF4, cache, &quantised);
-    check(quantised == expected && same_weights(*direct, *cached) && cached->hash() == direct->hash() && cached->config().name == "gemma3-tiny", behaviour);
+    check(quantised == expected && same_weights(*direct, *cached) && cached->hash() == direct->hash() &&
+              cached->config().name == "gemma3-tiny",
+          behaviour);
   };
   rebuilt("the first start makes the NF4 form", true);
   rebuilt("the second start maps it", false);
@@ -82,13 +85,15 @@ void test_cache(const std::string& goldens) {
 void test_random() {
   const auto first = open("random:gemma-3-270m:7", WeightFormat::kNF4), second = open("random:gemma-3-270m:7", WeightFormat::kNF4);
   const auto other = open("random:gemma-3-270m:8", WeightFormat::kNF4);
-  const HostMatrix a = first->linear(2, Module::down_proj), b = second->linear(2, Module::down_proj), c = other->linear(2, Module::down_proj);
+  const HostMatrix a = first->linear(2, Module::down_proj), b = second->linear(2, Module::down_proj),
+                   c = other->linear(2, Module::down_proj);
   check(same_matrix(a, b) && !same_matrix(a, c) && first->hash() != other->hash(), "a seed names one set of random weights");
   std::vector<float> values(static_cast<size_t>(a.rows * a.cols));
   nf4_dequantize(static_cast<const uint8_t*>(a.data), a.absmax, a.rows * a.cols, values.data());
   double squares = 0;
   for (const float v : values) squares += double{v} * v;
-  check(std::fabs(std::sqrt(squares / static_cast<double>(values.size())) - 0.02) < 0.001, "random weights have the deviation of an untrained model");
+  check(std::fabs(std::sqrt(squares / static_cast<double>(values.size())) - 0.02) < 0.001,
+        "random weights have the deviation of an untrained model");
 }
 
 }  // namespace

@@ -92,9 +92,13 @@ void fuzz_safetensors(int rounds, Random& random) {
 }
 
 void fuzz_config(int rounds, Random& random) {
-  const std::string text = tiny_config()
-      .set("rope_parameters", "{\"full_attention\": {\"rope_type\": \"linear\", \"factor\": 8.0}, \"sliding_attention\": {\"rope_theta\": 1e4}}")
-      .set("layer_types", "[\"full_attention\"]").set("eos_token_id", "[1, 2]").text();
+  const std::string text =
+      tiny_config()
+          .set("rope_parameters",
+               "{\"full_attention\": {\"rope_type\": \"linear\", \"factor\": 8.0}, \"sliding_attention\": {\"rope_theta\": 1e4}}")
+          .set("layer_types", "[\"full_attention\"]")
+          .set("eos_token_id", "[1, 2]")
+          .text();
   Tally tally;
   for (int i = 0; i < rounds; ++i) {
     attempt(tally, "config", [&] { parse_config_json(mutate(text, text.size(), random)); });
@@ -126,7 +130,9 @@ void fuzz_adapter(int rounds, Random& random) {
       {"rank_pattern", "{\"layers\\\\.[01]\\\\.self_attn\\\\.(q|v)_proj\": 2}"}, {"alpha_pattern", "{\"q_proj\": 8}"},
       {"layers_to_transform", "[0]"}, {"trainable_token_indices", "[1, 2]"}, {"use_rslora", "true"}}.text();
   const std::string q = "base_model.model.model.layers.0.self_attn.q_proj.lora_";
-  std::vector<TinyTensor> tensors = {{q + "A.weight", FileDtype::kBF16, {2, 64}, noise(256, 1)}, {q + "B.weight", FileDtype::kBF16, {64, 2}, noise(256, 2)},
+  std::vector<TinyTensor> tensors = {
+      {q + "A.weight", FileDtype::kBF16, {2, 64}, noise(256, 1)},
+      {q + "B.weight", FileDtype::kBF16, {64, 2}, noise(256, 2)},
       {"base_model.model.model.embed_tokens.token_adapter.trainable_tokens_delta", FileDtype::kBF16, {2, 64}, noise(256, 3)}};
   write_tensors(dir / "adapter_model.safetensors", tensors);
   const std::string file = read_text(dir / "adapter_model.safetensors");

@@ -13,7 +13,9 @@ void test_tiny_tokenizer() {
   const Scratch dir;
   write_text(dir / "x.gguf", tiny_gguf().text());
   const auto tokenizer = GgufTokenizer::open(dir / "x.gguf");
-  const auto encodes = [&](const char* text, bool special, std::vector<int32_t> ids, const char* behaviour) { check(tokenizer->encode(text, special) == ids, behaviour); };
+  const auto encodes = [&](const char* text, bool special, std::vector<int32_t> ids, const char* behaviour) {
+    check(tokenizer->encode(text, special) == ids, behaviour);
+  };
   encodes("", true, {}, "no text, no ids");
   encodes("ab", true, {13}, "a pair merges by score");
   encodes("aba", true, {13, 10}, "the better score merges first");
@@ -25,8 +27,12 @@ void test_tiny_tokenizer() {
   encodes("A\xff", false, {8, 9}, "unknown characters become bytes, broken UTF-8 too");
   check(tokenizer->encode("<bos>", false) == std::vector<int32_t>({3, 11, 3, 3, 3}), "a user cannot type a control token");
   const GgufTokenizer::Table table = tokenizer->table();
-  const auto text = [&](int id) { return std::string(table.bytes.begin() + table.offsets[static_cast<size_t>(id)], table.bytes.begin() + table.offsets[static_cast<size_t>(id) + 1]); };
-  check(text(8) == "A" && text(9) == "\xff" && text(14) == " ab" && text(6) == "  " && text(1) == "<eos>" && table.kinds[9] == 6, "the table decodes bytes and spaces");
+  const auto text = [&](int id) {
+    return std::string(table.bytes.begin() + table.offsets[static_cast<size_t>(id)],
+                       table.bytes.begin() + table.offsets[static_cast<size_t>(id) + 1]);
+  };
+  check(text(8) == "A" && text(9) == "\xff" && text(14) == " ab" && text(6) == "  " && text(1) == "<eos>" && table.kinds[9] == 6,
+        "the table decodes bytes and spaces");
 }
 
 void test_real_gguf(const std::string& goldens, const std::string& path) {
@@ -50,7 +56,9 @@ void test_real_gguf(const std::string& goldens, const std::string& path) {
   }
   check(n_equal == static_cast<int>(cases.find("texts")->items().size()), "the GGUF's tokenizer equals tokenizer.json on every string");
   const auto model = open_checkpoint(path, {WeightFormat::kF32, "", {}});
-  check(model->config().name == path_name(path).substr(0, path_name(path).size() - 5) && model->config().n_layers == 18 && model->config().vocab_size == 262144, "the real 270M is read");
+  check(model->config().name == path_name(path).substr(0, path_name(path).size() - 5) && model->config().n_layers == 18 &&
+            model->config().vocab_size == 262144,
+        "the real 270M is read");
 }
 
 }  // namespace

@@ -73,10 +73,12 @@ inline std::vector<TinyTensor> tiny_tensors(const std::string& prefix = "model."
   };
   add("embed_tokens", {kVocab, kHidden});
   add("norm", {kHidden});
-  for (const char* name : {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
+  for (const char* name :
+       {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}) {
     add(std::string("layers.0.") + name, {kHidden, kHidden});
   }
-  for (const char* name : {"input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm", "self_attn.q_norm", "self_attn.k_norm"}) {
+  for (const char* name : {"input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm",
+                           "self_attn.q_norm", "self_attn.k_norm"}) {
     add(std::string("layers.0.") + name, {kHidden});
   }
   return all;
@@ -212,8 +214,10 @@ inline GgufBuilder tiny_gguf() {
   g.set("tokenizer.ggml.scores", GgufBuilder::array<float>(6, {0, 0, 0, 0, 0, 0, -1000, -1000, 0, 0, -10, -11, -12, -1, -2, -3}));
   g.add("token_embd.weight", {64, 16});
   g.add("output_norm.weight", {64});
-  for (const char* name : {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"}) g.add(std::string("blk.0.") + name + ".weight", {64, 64});
-  for (const char* name : {"attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "attn_q_norm", "attn_k_norm"}) g.add(std::string("blk.0.") + name + ".weight", {64});
+  for (const char* name : {"attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"})
+    g.add(std::string("blk.0.") + name + ".weight", {64, 64});
+  for (const char* name : {"attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm", "attn_q_norm", "attn_k_norm"})
+    g.add(std::string("blk.0.") + name + ".weight", {64});
   g.place();
   return g;
 }
