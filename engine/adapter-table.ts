@@ -22,7 +22,10 @@ export class AdapterTable {
     this.#maxLoras = maxLoras
   }
 
-  /** Loading what the slot holds already is no error: after a restart both sides may do it. @throws EngineError ADAPTER_EXISTS for a slot in use, ADAPTER_* */
+  /**
+   * Loading what the slot holds already is no error: after a restart both sides may do it.
+   * @throws EngineError ADAPTER_EXISTS for a slot in use, ADAPTER_*
+   */
   async load({ slot, version, path }: LoadAdapterRequest): Promise<AdapterInfo> {
     if (!Number.isInteger(slot) || slot < 0 || slot >= this.#maxLoras) {
       throw new EngineError('INVALID_REQUEST', `slot: expected an integer in [0, ${this.#maxLoras}), got ${slot}`, { param: 'slot' })

@@ -60,7 +60,9 @@ export function jinjaTemplate(source: string, controlSpellings: readonly string[
   return (messages, addGenerationPrompt) => {
     if (messages.length === 0) throw refused('no messages')
     const contents = messages.map(({ content }) => content)
-    const marked = messages.map((message, i) => ({ ...message, role: message.role === 'developer' ? 'system' : message.role, content: ` \u{f0000}${i}\u{f0001} ` }))
+    const marked = messages.map((message, i) => ({
+      ...message, role: message.role === 'developer' ? 'system' : message.role, content: ` \u{f0000}${i}\u{f0001} `,
+    }))
     const rendered = render(template, marked, addGenerationPrompt)
     return mergeText(rendered.split(/( ?\u{f0000}\d+\u{f0001} ?)/u).flatMap((piece) => {
       const placeholder = /^( ?)\u{f0000}(\d+)\u{f0001}( ?)$/u.exec(piece)

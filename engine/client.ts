@@ -2,7 +2,8 @@
 
 import { fileURLToPath } from 'node:url'
 import type {
-  AdapterInfo, Engine, EngineOptions, EngineState, EngineStats, GenerateEvent, GenerateRequest, LoadAdapterRequest, ModelInfo, Progress, Prompt,
+  AdapterInfo, Engine, EngineOptions, EngineState, EngineStats, GenerateEvent, GenerateRequest, LoadAdapterRequest, ModelInfo, Progress,
+  Prompt,
 } from './api.js'
 import { EngineProcess, PROCESS_TIMINGS, type ProcessTimings } from './engine-process.js'
 import { EngineError } from './errors.js'
@@ -18,9 +19,12 @@ export interface StartOptions {
 /** Ends of the process that one request may live through. */
 const MAX_CRASHES_OF_A_REQUEST = 2
 const MAX_REMEMBERED_CRASHES = 10_000
+const CLOSE_PATIENCE_MS = 2000
 
 /** Starts an engine in a process of its own. @throws EngineError why it could not start */
-export async function startEngine(options: EngineOptions, onProgress: (progress: Progress) => void = () => {}, start: StartOptions = {}): Promise<RemoteEngine> {
+export async function startEngine(
+  options: EngineOptions, onProgress: (progress: Progress) => void = () => {}, start: StartOptions = {},
+): Promise<RemoteEngine> {
   const engine = new RemoteEngine(options, onProgress, start)
   await engine.started
   return engine
@@ -146,7 +150,8 @@ export class RemoteEngine implements Engine {
   async close(): Promise<void> {
     if (this.state === 'closed') return
     // Streams get their end from the process itself, as far as it still answers.
-    if (this.state === 'ready') await Promise.race([this.#call('close').catch(() => {}), new Promise((resolve) => setTimeout(resolve, 2000).unref())])
+    const patience = new Promise((resolve) => setTimeout(resolve, CLOSE_PATIENCE_MS).unref())
+    if (this.state === 'ready') await Promise.race([this.#call('close').catch(() => {}), patience])
     this.#process.stop()
     this.#failAll(new EngineError('ENGINE_UNAVAILABLE', 'the engine is closed'))
   }
@@ -159,7 +164,8 @@ export class RemoteEngine implements Engine {
       this.#process.send({ type: 'generate', stream: id, request: stream.request })
     } catch (cause) {
       this.#streams.delete(id)
-      stream.events.fail(new EngineError('INVALID_REQUEST', `the request cannot be sent to the engine: ${(cause as Error).message}`, { cause }))
+      const message = `the request cannot be sent to the engine: ${(cause as Error).message}`
+      stream.events.fail(new EngineError('INVALID_REQUEST', message, { cause }))
     }
   }
 

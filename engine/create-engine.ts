@@ -12,7 +12,10 @@ import { GEMMA_VOCAB_SIZE } from './token-table.js'
 import type { Tokenizer } from './tokenizer.js'
 import { warmUp } from './warm-up.js'
 
-/** An engine in this process. @throws EngineError MODEL_NOT_FOUND, MODEL_INVALID, FILE_INVALID, UNSUPPORTED, OUT_OF_MEMORY, CUDA_NOT_BUILT */
+/**
+ * An engine in this process.
+ * @throws EngineError MODEL_NOT_FOUND, MODEL_INVALID, FILE_INVALID, UNSUPPORTED, OUT_OF_MEMORY, CUDA_NOT_BUILT
+ */
 export async function createLocalEngine(options: EngineOptions, onProgress: (progress: Progress) => void = () => {}): Promise<LocalEngine> {
   const source = resolveModel(options)
   const [model, tokenizer] = await settleBoth(loadModel(options, source, onProgress), source.loadTokenizer())
@@ -20,7 +23,8 @@ export async function createLocalEngine(options: EngineOptions, onProgress: (pro
   const fullStepMs = await measureStep(model, options.maxBatchTokens, onProgress)
   const encoder = tokenizer && new PromptEncoder(tokenizer, chooseTemplate(tokenizer.chatTemplate, tokenizer.controlSpellings))
   const { maxNumSeqs, maxBatchTokens, maxQueue, prefixCache } = options
-  return new LocalEngine({ model, info, encoder, table: tokenizer?.table ?? null, maxNumSeqs, maxBatchTokens, maxQueue, prefixCache, fullStepMs })
+  const table = tokenizer?.table ?? null
+  return new LocalEngine({ model, info, encoder, table, maxNumSeqs, maxBatchTokens, maxQueue, prefixCache, fullStepMs })
 }
 
 async function loadModel(options: EngineOptions, source: ModelSource, onProgress: (progress: Progress) => void): Promise<NativeModel> {

@@ -15,7 +15,9 @@ export interface ProcessTimings {
   readonly crashWindowMs: number
 }
 
-export const PROCESS_TIMINGS: ProcessTimings = { watchdogMs: 10_000, backoffMs: 250, maxBackoffMs: 30_000, maxCrashes: 5, crashWindowMs: 60_000 }
+export const PROCESS_TIMINGS: ProcessTimings = {
+  watchdogMs: 10_000, backoffMs: 250, maxBackoffMs: 30_000, maxCrashes: 5, crashWindowMs: 60_000,
+}
 
 /** A device that hangs is told from a slow step by this factor over the longest step expected. */
 const STEP_ALLOWANCE = 4

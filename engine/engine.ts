@@ -122,7 +122,8 @@ export class LocalEngine implements Engine {
 
   async stats(): Promise<EngineStats> {
     const scheduler = this.#scheduler
-    const slotsOf = (sequences: Iterable<Sequence>) => [...new Set(Array.from(sequences, (sequence) => sequence.adapterSlot))].filter((slot) => slot >= 0)
+    const slotsOf = (sequences: Iterable<Sequence>) => [...new Set(Array.from(sequences, (sequence) => sequence.adapterSlot))]
+      .filter((slot) => slot >= 0)
     const deferred = scheduler.nDeferred
     return {
       running: scheduler.running.length,
@@ -176,7 +177,8 @@ export class LocalEngine implements Engine {
       this.#generationTokens++
       if (active.addToken(choice, tokenId, result.logprob)) this.#end(active, sequence)
     }
-    if (sequence.maxTokens === 0 && sequence.status === 'running' && result.row.to >= sequence.promptIds.length - 1) this.#finishScored(active)
+    const isScored = sequence.maxTokens === 0 && result.row.to >= sequence.promptIds.length - 1
+    if (isScored && sequence.status === 'running') this.#finishScored(active)
   }
 
   #failNan(active: ActiveRequest, sequence: Sequence): void {
@@ -221,7 +223,9 @@ export class LocalEngine implements Engine {
     if (this.state !== 'ready' || this.#draining) {
       throw new EngineError('ENGINE_UNAVAILABLE', this.#draining ? 'the engine is draining' : `the engine is ${this.state}`)
     }
-    if (this.#requests.has(request.id)) throw new EngineError('INVALID_REQUEST', `id: "${request.id}" is in flight already`, { param: 'id' })
+    if (this.#requests.has(request.id)) {
+      throw new EngineError('INVALID_REQUEST', `id: "${request.id}" is in flight already`, { param: 'id' })
+    }
     const { maxNumSeqs, maxQueue } = this.#parts
     let nChoices = request.n ?? 1
     for (const active of this.#requests.values()) nChoices += active.request.n ?? 1

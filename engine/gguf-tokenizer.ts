@@ -16,7 +16,8 @@ export function openGgufTokenizer(path: string): Tokenizer {
 
 export function wrapGgufTokenizer(inner: NativeGgufTokenizer): Tokenizer {
   const { bytes, offsets, kinds } = inner.table()
-  const table = new TokenTable(bytes, offsets, kinds.length < GEMMA_VOCAB_SIZE ? kinds : gemmaKinds(new TokenTable(bytes, offsets, kinds), kinds))
+  const asMarked = new TokenTable(bytes, offsets, kinds)
+  const table = kinds.length < GEMMA_VOCAB_SIZE ? asMarked : new TokenTable(bytes, offsets, gemmaKinds(asMarked, kinds))
   const controls = new Map<string, number>()
   for (let id = 0; id < table.size; id++) if (table.isControl(id)) controls.set(table.text(id), id)
   return {

@@ -22,7 +22,8 @@ export function makeChoices(request: GenerateRequest, promptIds: Int32Array, con
   const stopIds = new Set([...namedStopIds, ...(request.ignoreEos === true ? [] : info.stopTokenIds)])
   const minTokens = request.minTokens ?? 0
   const cacheSeed = cacheSeedOf(request, context)
-  const samplings = resolveSampling(request.n ?? 1, request.sampling ?? {}, info.defaultSampling, { minTokens, suppressedIds: [...stopIds] })
+  const extras = { minTokens, suppressedIds: [...stopIds] }
+  const samplings = resolveSampling(request.n ?? 1, request.sampling ?? {}, info.defaultSampling, extras)
   return samplings.map((sampling, index) => {
     const sequence = new Sequence({
       requestId: request.id, index, promptIds, sampling, maxTokens, stopIds, cacheSeed,
@@ -45,7 +46,8 @@ function tokenLimit(request: GenerateRequest, nPrompt: number, maxModelLen: numb
   const limit = request.maxTokens ?? Math.max(1, maxModelLen - nPrompt)
   if (nPrompt + limit <= maxModelLen) return limit
   const completion = request.maxTokens === undefined ? 'no room is left for an answer' : `max_tokens asks for ${request.maxTokens} more`
-  throw new EngineError('CONTEXT_LENGTH_EXCEEDED', `this model's context is ${maxModelLen} tokens: the prompt has ${nPrompt}, and ${completion}`, {
+  const message = `this model's context is ${maxModelLen} tokens: the prompt has ${nPrompt}, and ${completion}`
+  throw new EngineError('CONTEXT_LENGTH_EXCEEDED', message, {
     param: 'messages' in request.prompt ? 'messages' : 'prompt',
   })
 }

@@ -31,8 +31,8 @@ export function resolveModel({ model, hfCacheDir }: Pick<EngineOptions, 'model' 
   if (existsSync(model)) return statSync(model).isDirectory() ? directory(model) : file(model)
   const cached = cachedSnapshot(model, hfCacheDir ?? join(homedir(), '.cache', 'huggingface', 'hub'))
   if (cached !== undefined) return directory(cached)
-  throw new EngineError('MODEL_NOT_FOUND', `no model at "${model}": expected a directory with config.json, a .gguf file, or the id of a model in the `
-    + 'Hugging Face cache (fetch it with "lorikeet pull")', { param: 'model' })
+  const expected = 'a directory with config.json, a .gguf file, or the id of a model in the Hugging Face cache ("lorikeet pull" fetches it)'
+  throw new EngineError('MODEL_NOT_FOUND', `no model at "${model}": expected ${expected}`, { param: 'model' })
 }
 
 function embeddedModel(): ModelSource {
@@ -52,7 +52,8 @@ function directory(path: string): ModelSource {
   const gguf = names.filter((name) => name.endsWith('.gguf'))
   if (!names.includes('config.json') && gguf.length === 1) return file(join(path, gguf[0]!))
   if (!names.includes('config.json')) {
-    throw new EngineError('MODEL_NOT_FOUND', `"${path}" has no config.json and ${gguf.length === 0 ? 'no' : 'several'} .gguf files`, { param: 'model' })
+    const files = gguf.length === 0 ? 'no .gguf file' : 'several .gguf files'
+    throw new EngineError('MODEL_NOT_FOUND', `"${path}" has no config.json and ${files}`, { param: 'model' })
   }
   const generation = readJson(join(path, 'generation_config.json')) ?? {}
   const tokenizer = join(path, 'tokenizer.json')

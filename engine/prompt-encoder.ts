@@ -47,7 +47,7 @@ export class PromptEncoder {
 
   #control(spelling: string): number {
     const id = this.#tokenizer.controlId(spelling)
-    if (id === undefined) throw new EngineError('INVALID_CONVERSATION', `the vocabulary has no ${spelling}: this model cannot be given messages`)
-    return id
+    if (id !== undefined) return id
+    throw new EngineError('INVALID_CONVERSATION', `the vocabulary has no ${spelling}: this model cannot be given messages`)
   }
 }

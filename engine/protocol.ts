@@ -25,7 +25,11 @@ export type FromEngine =
   /** It could not start, or its device is given up. */
   | { readonly type: 'failed'; readonly error: PlainError }
   /** All events of one turn of the loop: of every stream that a step has fed. */
-  | { readonly type: 'events'; readonly events: ReadonlyArray<readonly [stream: number, event: GenerateEvent]>; readonly ended: ReadonlyArray<readonly [stream: number, error: PlainError | null]> }
+  | {
+      readonly type: 'events'
+      readonly events: ReadonlyArray<readonly [stream: number, event: GenerateEvent]>
+      readonly ended: ReadonlyArray<readonly [stream: number, error: PlainError | null]>
+    }
   | { readonly type: 'result'; readonly call: number; readonly value: unknown }
   | { readonly type: 'error'; readonly call: number; readonly error: PlainError }
   /** `progress` is false while something could run and no step has ended since the last beat. */

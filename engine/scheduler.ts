@@ -69,7 +69,8 @@ export class Scheduler {
     this.maxNumSeqs = Math.min(options.maxNumSeqs, options.maxBatchTokens)
     this.maxChunk = Math.min(options.maxBatchTokens, longestChunk(shape, options.maxModelLen))
     if (this.maxChunk < 1) {
-      throw new EngineError('OUT_OF_MEMORY', `${shape.nSlidingBlocks} blocks do not hold one window of ${shape.window} tokens (set --kv-cache-bytes)`)
+      const message = `${shape.nSlidingBlocks} blocks do not hold one window of ${shape.window} tokens (set --kv-cache-bytes)`
+      throw new EngineError('OUT_OF_MEMORY', message)
     }
     this.#queue = new FairQueue(ADMISSION_QUANTUM, options.weightOf)
     this.#freeSlots = Array.from({ length: this.maxNumSeqs }, (_, i) => this.maxNumSeqs - 1 - i)

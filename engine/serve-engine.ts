@@ -4,7 +4,9 @@ import type { EngineOptions, GenerateEvent, GenerateRequest, Progress } from './
 import type { LocalEngine } from './engine.js'
 import { EngineError } from './errors.js'
 import { toEngineError } from './native.js'
-import { BEAT_MS, type FromEngine, PROTOCOL_VERSION, type PlainError, type RemoteMethod, STREAM_CREDITS, type ToEngine, toPlain } from './protocol.js'
+import {
+  BEAT_MS, type FromEngine, PROTOCOL_VERSION, type PlainError, type RemoteMethod, STREAM_CREDITS, type ToEngine, toPlain,
+} from './protocol.js'
 
 export type CreateEngine = (options: EngineOptions, onProgress: (progress: Progress) => void) => Promise<LocalEngine>
 
@@ -28,7 +30,9 @@ export function serveEngine(create: CreateEngine): void {
 
 async function start(create: CreateEngine, { version, options }: Extract<ToEngine, { type: 'start' }>): Promise<ServedEngine | undefined> {
   try {
-    if (version !== PROTOCOL_VERSION) throw new EngineError('INTERNAL', `the engine speaks protocol ${PROTOCOL_VERSION}, the server ${version}: run "npm run setup"`)
+    if (version !== PROTOCOL_VERSION) {
+      throw new EngineError('INTERNAL', `the engine speaks protocol ${PROTOCOL_VERSION}, the server ${version}: run "npm run setup"`)
+    }
     const engine = await create(options, (progress) => send({ type: 'progress', progress }))
     send({ type: 'ready', info: engine.info, fullStepMs: engine.fullStepMs })
     return new ServedEngine(engine)
@@ -77,7 +81,8 @@ class ServedEngine {
 
   /** Passes events on as far as the reader has granted; the engine's own queue holds up the rest. */
   async #pump(id: number, request: GenerateRequest): Promise<void> {
-    const stream: Stream = { iterator: this.#engine.generate(request)[Symbol.asyncIterator](), credits: STREAM_CREDITS, onCredit: () => {}, left: false }
+    const iterator = this.#engine.generate(request)[Symbol.asyncIterator]()
+    const stream: Stream = { iterator, credits: STREAM_CREDITS, onCredit: () => {}, left: false }
     this.#streams.set(id, stream)
     let failure: PlainError | null = null
     try {

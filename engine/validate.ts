@@ -4,7 +4,8 @@ import type { GenerateRequest, ModelInfo, Prompt, SamplingParams } from './api.j
 import { EngineError } from './errors.js'
 
 const LIMITS = {
-  n: 128, messages: 4096, stopStrings: 64, stopLength: 1024, stopTokenIds: 1024, logitBias: 1024, logprobs: 20, saltLength: 512, resume: 1 << 20,
+  n: 128, messages: 4096, stopStrings: 64, stopLength: 1024, stopTokenIds: 1024, logitBias: 1024, logprobs: 20, saltLength: 512,
+  resume: 1 << 20,
 }
 
 /** @throws EngineError INVALID_REQUEST naming the field in the spelling of the public API */
@@ -22,7 +23,8 @@ export function validateRequest(request: GenerateRequest, info: ModelInfo): void
   validateStops(request, info)
   validateSampling(request.sampling ?? {}, info)
   const salt = request.cacheSalt
-  check(salt === undefined || (typeof salt === 'string' && salt.length <= LIMITS.saltLength), 'cache_salt', `a string of at most ${LIMITS.saltLength} characters`)
+  check(salt === undefined || (typeof salt === 'string' && salt.length <= LIMITS.saltLength), 'cache_salt',
+    `a string of at most ${LIMITS.saltLength} characters`)
   for (const choice of request.resume ?? []) tokenIds(choice.tokenIds, 'resume', info, LIMITS.resume)
   check((request.resume?.length ?? 0) <= (request.n ?? 1), 'resume', 'at most one entry a choice')
 }
@@ -85,7 +87,8 @@ function text(value: unknown, param: string): asserts value is string {
 }
 
 function integer(value: unknown, param: string, least: number, most: number): void {
-  check(value === undefined || (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most), param, `an integer in [${least}, ${most}]`)
+  check(value === undefined || (Number.isSafeInteger(value) && (value as number) >= least && (value as number) <= most), param,
+    `an integer in [${least}, ${most}]`)
 }
 
 function number(value: unknown, param: string, least: number, most: number): void {

@@ -26,7 +26,8 @@ function readOptions() {
   const { values } = parseArgs({
     options: {
       'model': text(''), 'target': text('both'), 'url': { type: 'string' }, 'concurrency': text('1,4,16'), 'prompt-tokens': text('128'),
-      'output-tokens': text('64'), 'requests': text('2'), 'vocab-size': text('262144'), 'data-dir': text(''), 'weights': text('nf4'), 'compute': text('auto'),
+      'output-tokens': text('64'), 'requests': text('2'), 'vocab-size': text('262144'), 'data-dir': text(''), 'weights': text('nf4'),
+      'compute': text('auto'),
       'head': text('auto'), 'threads': text('0'), 'isa': text('auto'), 'help': { type: 'boolean', default: false },
     },
   })
@@ -36,7 +37,8 @@ function readOptions() {
 async function main(): Promise<void> {
   const options = readOptions()
   if (options.help) return console.log(USAGE)
-  console.log(`${cpus()[0]?.model ?? 'unknown processor'}, ${cpus().length} threads, Node ${process.version}; model ${options.model || 'embedded'}, ${options.weights}`)
+  console.log(`${cpus()[0]?.model ?? 'unknown processor'}, ${cpus().length} threads, Node ${process.version}`)
+  console.log(`model ${options.model || 'embedded'}, ${options.weights}`)
   console.log(`prompt ${options['prompt-tokens']}, output ${options['output-tokens']} tokens; times in ms`)
   let vocabSize = Number(options['vocab-size'])
   const rates: Record<string, number> = {}
@@ -54,7 +56,8 @@ async function main(): Promise<void> {
     await target.close()
   }
   if (rates['engine'] !== undefined && rates['http'] !== undefined) {
-    console.log(`\nthrough HTTP: ${(100 * rates['http'] / rates['engine']).toFixed(0)} % of the engine's own rate at the highest concurrency`)
+    const share = (100 * rates['http'] / rates['engine']).toFixed(0)
+    console.log(`\nthrough HTTP: ${share} % of the engine's own rate at the highest concurrency`)
   }
 }
 
@@ -66,7 +69,8 @@ async function measure(target: Target, options: Options, vocabSize: number): Pro
   }
   await runLoad(target, { ...load, requestsPerClient: 1, outputTokens: 4 })
   const prefill = await runLoad(target, { ...load, promptTokens: PREFILL_TOKENS, outputTokens: 1, requestsPerClient: 3 })
-  console.log(`\n${target.name}: prefill of ${PREFILL_TOKENS} at ${(PREFILL_TOKENS / (Math.min(...prefill.ttftMs) / 1000)).toFixed(0)} tokens/s`)
+  const prefillRate = PREFILL_TOKENS / (Math.min(...prefill.ttftMs) / 1000)
+  console.log(`\n${target.name}: prefill of ${PREFILL_TOKENS} at ${prefillRate.toFixed(0)} tokens/s`)
   console.log('clients   TTFT p50   TTFT p99   inter-token p50   inter-token p99   output tokens/s   all tokens/s   peak MB')
   let rate = NaN
   for (const concurrency of options.concurrency.split(',').map(Number)) {
@@ -81,8 +85,10 @@ function line(result: LoadResult, target: Target): string {
   const { concurrency, ttftMs, interTokenMs, nOutputTokens, nPromptTokens, seconds } = result
   const peak = target.residentBytes()?.peak
   const columns: [string, number][] = [
-    [String(concurrency), 7], [percentile(ttftMs, 0.5).toFixed(1), 11], [percentile(ttftMs, 0.99).toFixed(1), 11], [percentile(interTokenMs, 0.5).toFixed(2), 18],
-    [percentile(interTokenMs, 0.99).toFixed(2), 18], [(nOutputTokens / seconds).toFixed(1), 18], [((nOutputTokens + nPromptTokens) / seconds).toFixed(1), 15],
+    [String(concurrency), 7], [percentile(ttftMs, 0.5).toFixed(1), 11], [percentile(ttftMs, 0.99).toFixed(1), 11],
+    [percentile(interTokenMs, 0.5).toFixed(2), 18],
+    [percentile(interTokenMs, 0.99).toFixed(2), 18], [(nOutputTokens / seconds).toFixed(1), 18],
+    [((nOutputTokens + nPromptTokens) / seconds).toFixed(1), 15],
     [peak === undefined ? '-' : (peak / 1e6).toFixed(0), 10],
   ]
   return columns.map(([text, width]) => text.padStart(width)).join('')
@@ -92,15 +98,20 @@ function reportMemory(target: Target, memory: Readonly<Record<string, number>>):
   const resident = target.residentBytes()
   const total = Object.values(memory).reduce((sum, bytes) => sum + bytes, 0)
   if (resident === undefined) return
-  console.log(`memory: ${(resident.now / 1e6).toFixed(0)} MB resident, ${(resident.peak / 1e6).toFixed(0)} MB at most`
-    + (total === 0 ? '' : `, ${(resident.now / total).toFixed(2)} of what the model takes: ${Object.entries(memory).map(([name, bytes]) => `${name} ${(bytes / 1e6).toFixed(0)}`).join(', ')} MB`))
+  const megabytes = (bytes: number) => (bytes / 1e6).toFixed(0)
+  console.log(`memory: ${megabytes(resident.now)} MB resident, ${megabytes(resident.peak)} MB at most`)
+  if (total === 0) return
+  const parts = Object.entries(memory).map(([name, bytes]) => `${name} ${megabytes(bytes)}`)
+  console.log(`${(resident.now / total).toFixed(2)} of what the model reserves: ${parts.join(', ')} MB`)
 }
 
 function engineOptions(options: Options): EngineOptions {
   return {
     model: options.model, dataDir: options['data-dir'], device: 'auto', compute: options.compute as EngineOptions['compute'],
-    weights: options.weights as EngineOptions['weights'], head: options.head as EngineOptions['head'], isa: options.isa as EngineOptions['isa'],
-    nThreads: Number(options.threads), maxModelLen: 0, kvCacheBytes: 0, maxNumSeqs: 128, maxBatchTokens: 512, maxQueue: 512, maxLoras: 0, maxLoraRank: 64,
+    weights: options.weights as EngineOptions['weights'], head: options.head as EngineOptions['head'],
+    isa: options.isa as EngineOptions['isa'],
+    nThreads: Number(options.threads), maxModelLen: 0, kvCacheBytes: 0, maxNumSeqs: 128, maxBatchTokens: 512, maxQueue: 512, maxLoras: 0,
+    maxLoraRank: 64,
     prefixCache: true,
   }
 }

@@ -60,7 +60,8 @@ export class HttpTarget implements Target {
   /** A server of our own on a free port. */
   static async start(flags: readonly string[]): Promise<HttpTarget> {
     const cli = fileURLToPath(new URL('../../server/cli.js', import.meta.url))
-    const server = spawn(process.execPath, [cli, 'serve', '--port', '0', '--log-level', 'error', ...flags], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const args = [cli, 'serve', '--port', '0', '--log-level', 'error', ...flags]
+    const server = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
     const ended = new Promise<never>((_, reject) => server.once('exit', (code) => reject(new Error(`the server ended with ${code}`))))
     ended.catch(() => {})
     return Promise.race([ended, addressOf(server).then((url) => HttpTarget.connect(url, server))])
@@ -69,7 +70,9 @@ export class HttpTarget implements Target {
   async generate(prompt: readonly number[], maxTokens: number, onTokens: (n: number) => void): Promise<void> {
     const { statusCode, body } = await request(new URL('/v1/completions', this.#url), {
       method: 'POST', dispatcher: this.#agent, headers: { 'content-type': 'application/json' },
-      body: JSON.stringify({ model: this.#model, prompt, max_tokens: maxTokens, temperature: 0, ignore_eos: true, stream: true, return_token_ids: true }),
+      body: JSON.stringify({
+        model: this.#model, prompt, max_tokens: maxTokens, temperature: 0, ignore_eos: true, stream: true, return_token_ids: true,
+      }),
     })
     if (statusCode !== 200) throw new Error(`${statusCode}: ${(await body.text()).slice(0, 300)}`)
     for await (const line of createInterface({ input: body })) {

@@ -9,7 +9,7 @@ import { type Report, countBits, largestDifference } from './report.js'
 import { TensorFile } from './tensors.js'
 
 /** `bases`: directory of the checkpoint that each prefix of expected.safetensors stands for. */
-export async function checkAdapters(directory: string, bases: { readonly bf16: string; readonly nf4: string }, report: Report): Promise<void> {
+export async function checkAdapters(directory: string, bases: Readonly<Record<'bf16' | 'nf4', string>>, report: Report): Promise<void> {
   for (const base of ['bf16', 'nf4'] as const) {
     report.section(`adapters over ${base}`)
     if (!existsSync(bases[base])) {
@@ -56,7 +56,8 @@ async function checkBad(engine: LocalEngine, directory: string, report: Report):
   const ids = Int32Array.of(2, 17, 33, 105, 9)
   const before = await engine.model.logits(ids, 0)
   for (const { directory: name, error } of JSON.parse(readFileSync(list, 'utf8')) as BadCase[]) {
-    const found = await engine.loadAdapter({ slot: 1, version: name, path: join(directory, 'bad', name) }).then(() => null, (reason: unknown) => reason)
+    const found = await engine.loadAdapter({ slot: 1, version: name, path: join(directory, 'bad', name) })
+      .then(() => null, (reason: unknown) => reason)
     if (found === null) await engine.unloadAdapter(1)
     if (error === null) report.holds(`bad/${name} loads`, found === null, found === null ? 'loaded' : String(found))
     else report.holds(`bad/${name}: ${error}`, isRefusal(found, error), found === null ? 'LOADED' : firstLine(found))
@@ -66,7 +67,8 @@ async function checkBad(engine: LocalEngine, directory: string, report: Report):
 }
 
 function isRefusal(found: unknown, kind: string): boolean {
-  return found instanceof EngineError && found.code.startsWith('ADAPTER_') && (found.message.startsWith(`${kind}: `) || (kind === 'config' && found.code === 'ADAPTER_RANK_TOO_LARGE'))
+  return found instanceof EngineError && found.code.startsWith('ADAPTER_')
+    && (found.message.startsWith(`${kind}: `) || (kind === 'config' && found.code === 'ADAPTER_RANK_TOO_LARGE'))
 }
 
 function firstLine(error: unknown): string {

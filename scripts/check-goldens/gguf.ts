@@ -21,7 +21,9 @@ export async function checkGguf(directory: string, gguf: string, report: Report)
   if (!existsSync(join(directory, 'expected.safetensors'))) return
   if (!existsSync(gguf)) return report.skip('answers of the real weights', `not installed: no file at ${gguf}`)
   const file = new TensorFile(join(directory, 'expected.safetensors'))
-  const engine = await openExact(gguf, { weights: 'f32', head: 'auto', maxNumSeqs: 64, maxBatchTokens: 512, maxModelLen: 1024, kvCacheBytes: 256 << 20 })
+  const engine = await openExact(gguf, {
+    weights: 'f32', head: 'auto', maxNumSeqs: 64, maxBatchTokens: 512, maxModelLen: 1024, kvCacheBytes: 256 << 20,
+  })
   try {
     const texts = JSON.parse(readFileSync(join(directory, 'expected.json'), 'utf8')) as Record<string, { text?: string }>
     for (const prompt of promptsOf(file)) await checkPrompt(engine, prompt, file, texts[prompt]?.text, report)
@@ -52,7 +54,8 @@ async function checkPrompt(engine: LocalEngine, prompt: string, file: TensorFile
   if (ids.length <= MAX_TOKENS_FOR_LOGITS) {
     const logits = await engine.model.logits(ids, -1)
     const last = logits.subarray(logits.length - engine.info.vocabSize)
-    report.difference(`${prompt} top-20 logits`, largestDifference(Float32Array.from(topIds, (id) => last[id]!), file.f32(`${key}.top20_logits`)), TOLERANCE)
+    const ours = Float32Array.from(topIds, (id) => last[id]!)
+    report.difference(`${prompt} top-20 logits`, largestDifference(ours, file.f32(`${key}.top20_logits`)), TOLERANCE)
     report.difference(`${prompt} logsumexp`, Math.abs(logSumExp(last) - file.f32(`${key}.logsumexp`)[0]!), TOLERANCE)
   }
   await checkLogprobs(engine, prompt, file, report)
@@ -64,7 +67,8 @@ async function checkLogprobs(engine: LocalEngine, prompt: string, file: TensorFi
   const key = `${prompt}.${SCALE}`
   const events: GenerateEvent[] = []
   const request = {
-    id: prompt, prompt: { tokenIds: [...file.i32(`${prompt}.input_ids`)] }, maxTokens: 1, promptLogprobs: 0, logprobs: 20, sampling: { temperature: 0 },
+    id: prompt, prompt: { tokenIds: [...file.i32(`${prompt}.input_ids`)] }, maxTokens: 1, promptLogprobs: 0, logprobs: 20,
+    sampling: { temperature: 0 },
   }
   for await (const event of engine.generate(request)) events.push(event)
   const started = events.find((event) => event.type === 'started')!

@@ -14,7 +14,8 @@ export const CLEAR_MARGIN = 1e-3
 
 export function openExact(model: string, fields: Partial<EngineOptions> = {}): Promise<LocalEngine> {
   return createLocalEngine({
-    model, dataDir: '', device: 'cpu', compute: 'fp32', weights: 'bf16', head: 'bf16', isa: 'auto', nThreads: 0, maxModelLen: 0, kvCacheBytes: 0,
+    model, dataDir: '', device: 'cpu', compute: 'fp32', weights: 'bf16', head: 'bf16', isa: 'auto', nThreads: 0, maxModelLen: 0,
+    kvCacheBytes: 0,
     maxNumSeqs: 4, maxBatchTokens: 64, maxQueue: 64, maxLoras: 2, maxLoraRank: 64, prefixCache: true, ...fields,
   })
 }
@@ -27,10 +28,12 @@ export async function checkModel(directory: string, name: string, weights: Engin
   try {
     for (const prompt of promptsOf(file)) {
       const ids = file.i32(`${prompt}.input_ids`)
-      report.difference(`${prompt} logits`, largestDifference(await engine.model.logits(ids, -1), file.f32(`${prompt}.logits`)), LOGITS_TOLERANCE)
+      const logits = await engine.model.logits(ids, -1)
+      report.difference(`${prompt} logits`, largestDifference(logits, file.f32(`${prompt}.logits`)), LOGITS_TOLERANCE)
       for (let layer = 0; file.has(`${prompt}.hidden.${layer}`); layer++) {
         const states = await engine.model.hidden(ids, layer, -1)
-        report.difference(`${prompt} residual stream into layer ${layer}`, largestDifference(states, file.f32(`${prompt}.hidden.${layer}`)), LOGITS_TOLERANCE)
+        const largest = largestDifference(states, file.f32(`${prompt}.hidden.${layer}`))
+        report.difference(`${prompt} residual stream into layer ${layer}`, largest, LOGITS_TOLERANCE)
       }
       await checkGreedy(engine, `${prompt} greedy`, ids, file, `${prompt}.greedy`, CLEAR_MARGIN, null, report)
     }
@@ -41,7 +44,8 @@ export async function checkModel(directory: string, name: string, weights: Engin
 
 /** Greedy ids must be the recorded ones up to the first step whose margin is not clear and where they part. */
 export async function checkGreedy(
-  engine: LocalEngine, item: string, ids: Int32Array, file: TensorFile, key: string, clearMargin: number, adapter: AdapterHandle | null, report: Report,
+  engine: LocalEngine, item: string, ids: Int32Array, file: TensorFile, key: string, clearMargin: number, adapter: AdapterHandle | null,
+  report: Report,
 ): Promise<void> {
   const expected = file.i32(`${key}.ids`)
   const margins = file.f32(`${key}.margin`)
@@ -54,7 +58,8 @@ export async function checkGreedy(
 
 export async function greedy(engine: LocalEngine, ids: Int32Array, maxTokens: number, adapter: AdapterHandle | null): Promise<number[]> {
   const tokenIds: number[] = []
-  const request = { id: 'greedy', prompt: { tokenIds: [...ids] }, maxTokens, ignoreEos: true, adapter, sampling: { temperature: 0, repetitionPenalty: 1 } }
+  const sampling = { temperature: 0, repetitionPenalty: 1 }
+  const request = { id: 'greedy', prompt: { tokenIds: [...ids] }, maxTokens, ignoreEos: true, adapter, sampling }
   for await (const event of engine.generate(request)) if (event.type === 'delta') tokenIds.push(...event.tokenIds)
   return tokenIds
 }

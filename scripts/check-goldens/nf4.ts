@@ -23,13 +23,16 @@ function checkVectors(file: TensorFile, report: Report): void {
     const nested = addon.nf4DoubleQuantize(absmax)
     const rebuilt = file.f32(`${shape}.absmax_reconstructed`)
     report.equal(`${shape} absmax in 8 bits`, countDiffering(nested.q8, file.raw(`${shape}.absmax_q8`)), nested.q8.length)
-    report.equal(`${shape} absmax of absmax`, countBits(nested.nestedAbsmax, file.f32(`${shape}.nested_absmax`)), nested.nestedAbsmax.length)
+    report.equal(`${shape} absmax of absmax`, countBits(nested.nestedAbsmax, file.f32(`${shape}.nested_absmax`)),
+      nested.nestedAbsmax.length)
     report.equal(`${shape} map of 8 bits`, countBits(nested.nestedMap, file.f32(`${shape}.nested_quant_map`)), nested.nestedMap.length)
     report.equal(`${shape} offset`, Math.fround(nested.offset) === file.f32(`${shape}.nested_offset`)[0] ? 0 : 1, 1)
     report.equal(`${shape} absmax reconstructed`, countBits(nested.reconstructed, rebuilt), rebuilt.length)
     for (const dtype of ['bf16', 'f32'] as const) {
-      report.equal(`${shape} dequantised to ${dtype}`, countBits(addon.nf4Dequantize(packed, absmax, dtype), file.f32(`${shape}.dequant_${dtype}`)), weight.length)
-      report.equal(`${shape} dequantised to ${dtype}, double`, countBits(addon.nf4Dequantize(packed, rebuilt, dtype), file.f32(`${shape}.dequant_double_${dtype}`)), weight.length)
+      report.equal(`${shape} dequantised to ${dtype}`,
+        countBits(addon.nf4Dequantize(packed, absmax, dtype), file.f32(`${shape}.dequant_${dtype}`)), weight.length)
+      report.equal(`${shape} dequantised to ${dtype}, double`,
+        countBits(addon.nf4Dequantize(packed, rebuilt, dtype), file.f32(`${shape}.dequant_double_${dtype}`)), weight.length)
     }
   }
 }
@@ -68,7 +71,8 @@ function checkLinear(file: TensorFile, report: Report): void {
 function rebuildAbsmax(file: TensorFile, weight: string, offset: number): Float32Array {
   const map = file.f32(`${weight}.nested_quant_map`)
   const scales = file.f32(`${weight}.nested_absmax`)
-  return Float32Array.from(file.raw(`${weight}.absmax`), (code, i) => Math.fround(Math.fround(map[code]! * scales[i >> 8]!) + Math.fround(offset)))
+  return Float32Array.from(file.raw(`${weight}.absmax`),
+    (code, i) => Math.fround(Math.fround(map[code]! * scales[i >> 8]!) + Math.fround(offset)))
 }
 
 const SMALLEST_NORMAL = 2 ** -126
@@ -78,5 +82,7 @@ function flushSubnormals(values: Float32Array, reference: Float32Array): void {
 }
 
 function stemsOf(file: TensorFile, ending: string): string[] {
-  return file.names.filter((name) => name.endsWith(ending) && name !== ending.slice(1)).map((name) => name.slice(0, -ending.length)).filter((stem) => !stem.includes('.weight'))
+  return file.names.filter((name) => name.endsWith(ending) && name !== ending.slice(1))
+    .map((name) => name.slice(0, -ending.length))
+    .filter((stem) => !stem.includes('.weight'))
 }

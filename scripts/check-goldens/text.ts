@@ -57,7 +57,8 @@ async function checkTokenizer(path: string, tokenizer: Tokenizer, report: Report
     expect('decode', text, detokenize(table, ids, false) === (decoded ?? text))
     expect('decode without control tokens', text, detokenize(table, ids, true) === (skipped ?? text))
   }
-  report.equal('ids -> text, with and without control tokens', wrong.filter((line) => line.startsWith('decode')).length, 2 * decodable.length)
+  report.equal('ids -> text, with and without control tokens', wrong.filter((line) => line.startsWith('decode')).length,
+    2 * decodable.length)
   let nPrefixes = 0
   for (const { text = '', ids, prefix_texts: prefixes = [] } of decodable) {
     nPrefixes += prefixes.length
@@ -97,7 +98,8 @@ async function checkChat(path: string, tokenizer: Tokenizer, report: Report): Pr
       n++
       const ids = await encoder.encode({ messages: reduced, addGenerationPrompt }).catch(() => null)
       const expected = form === undefined ? null : form.ids_content_as_text ?? form.ids
-      const text = ids === null ? undefined : gemmaTemplate(reduced, addGenerationPrompt).map((part) => ('control' in part ? part.control : part.text)).join('')
+      const text = ids === null ? undefined : gemmaTemplate(reduced, addGenerationPrompt)
+        .map((part) => ('control' in part ? part.control : part.text)).join('')
       if (!same(ids, expected) || text !== form?.text) wrong.push(name)
     }
   }

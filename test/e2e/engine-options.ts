@@ -5,7 +5,8 @@ import type { EngineOptions } from '../../engine/api.js'
 
 export function embedded(fields: Partial<EngineOptions> = {}): EngineOptions {
   return {
-    model: '', dataDir: '', device: 'cpu', compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto', nThreads: 0, maxModelLen: 0, kvCacheBytes: 0,
+    model: '', dataDir: '', device: 'cpu', compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto', nThreads: 0, maxModelLen: 0,
+    kvCacheBytes: 0,
     maxNumSeqs: 32, maxBatchTokens: 256, maxQueue: 64, maxLoras: 1, maxLoraRank: 16, prefixCache: true, ...fields,
   }
 }

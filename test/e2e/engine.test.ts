@@ -8,16 +8,23 @@ import { embedded } from './engine-options.js'
 
 const QUESTIONS = [
   'List all employees in the Sales department.', 'How many orders are there?', 'What is the average price of the products?',
-  'Show the names of customers from Berlin.', 'Count the cities.', 'Which product is the most expensive?', 'Hello!', 'Sum the salaries by department.',
+  'Show the names of customers from Berlin.', 'Count the cities.', 'Which product is the most expensive?', 'Hello!',
+  'Sum the salaries by department.',
 ]
 const question = (i: number): Partial<GenerateRequest> => ({
-  prompt: { messages: [{ role: 'system', content: `Schema ${i}: ${'a table with columns, '.repeat(i % 5)}` }, { role: 'user', content: QUESTIONS[i % QUESTIONS.length]! }] },
+  prompt: {
+    messages: [
+      { role: 'system', content: `Schema ${i}: ${'a table with columns, '.repeat(i % 5)}` },
+      { role: 'user', content: QUESTIONS[i % QUESTIONS.length]! },
+    ],
+  },
 })
 const WAYS: readonly (readonly [string, Partial<GenerateRequest>])[] = [
   ['greedy', { sampling: { temperature: 0 } }],
   ['seeded', { sampling: { temperature: 1, topK: 40, topP: 0.95, seed: 1234 } }],
   ['seeded, with penalties and a bias', {
-    sampling: { temperature: 0.8, topK: 0, topP: 1, minP: 0.02, seed: 7, repetitionPenalty: 1.2, presencePenalty: 0.5, frequencyPenalty: 0.3, logitBias: [[20, 2], [30, -5]] },
+    sampling: { temperature: 0.8, topK: 0, topP: 1, minP: 0.02, seed: 7, repetitionPenalty: 1.2, presencePenalty: 0.5,
+      frequencyPenalty: 0.3, logitBias: [[20, 2], [30, -5]] },
   }],
 ]
 
@@ -75,13 +82,15 @@ function randomRequest(random: (n: number) => number): Partial<GenerateRequest> 
   const beginning = random(5)
   const nPrompt = 1 + random(120)
   return {
-    prompt: { tokenIds: Array.from({ length: nPrompt }, (_, i) => 10 + (i * 31 + beginning * 7 + (i > nPrompt - 4 ? random(50) : 0)) % 2000) },
+    prompt: { tokenIds: Array.from({ length: nPrompt },
+      (_, i) => 10 + (i * 31 + beginning * 7 + (i > nPrompt - 4 ? random(50) : 0)) % 2000) },
     maxTokens: 1 + random(50),
     ignoreEos: true,
     n: 1 + (random(4) === 0 ? random(3) : 0),
     logprobs: random(3) === 0 ? random(4) : undefined,
     promptLogprobs: random(5) === 0 ? 1 : undefined,
-    sampling: random(2) === 0 ? { temperature: 0 } : { temperature: 1, topK: 40, topP: 0.9, seed: random(1e6), repetitionPenalty: 1 + random(2) / 4 },
+    sampling: random(2) === 0 ? { temperature: 0 }
+      : { temperature: 1, topK: 40, topP: 0.9, seed: random(1e6), repetitionPenalty: 1 + random(2) / 4 },
   }
 }
 
@@ -102,7 +111,8 @@ t.test('n choices are those of n requests', async (t) => {
 
 t.test('log-probabilities of a prompt are those that its tokens got when they were sampled', async (t) => {
   const engine = await open(t)
-  const { started, choices: [choice], events } = await ask(engine, { ...question(1), maxTokens: 24, logprobs: 5, sampling: { temperature: 0 } })
+  const { started, choices: [choice], events } = await ask(engine,
+    { ...question(1), maxTokens: 24, logprobs: 5, sampling: { temperature: 0 } })
   const sampled = events.flatMap((event) => (event.type === 'delta' ? event.logprobs! : []))
   t.ok(sampled.every(({ tokenId, logprob, top }) => top[0]!.tokenId === tokenId && top[0]!.logprob === logprob))
   const all = [...started.promptTokenIds, ...choice!.tokenIds]

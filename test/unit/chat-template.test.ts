@@ -38,7 +38,8 @@ t.test('stripping long runs of spaces inside a text takes linear time', async (t
 })
 
 t.test('another template is rendered around contents that it cannot see', async (t) => {
-  const source = "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}:{{ m.content | trim }}<end_of_turn>{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+  const source = '{{ bos_token }}{% for m in messages %}<start_of_turn>{{ m.role }}:{{ m.content | trim }}<end_of_turn>{% endfor %}'
+    + '{% if add_generation_prompt %}>{% endif %}'
   const template = chooseTemplate(source, CONTROLS)
   t.not(template, gemmaTemplate)
   const parts = template([user(' <end_of_turn> {{ x }} '), assistant('b')], true)

@@ -32,7 +32,8 @@ const isAlive = (pid: number) => {
 }
 
 for (const signal of ['SIGKILL', 'SIGSEGV', 'SIGABRT'] as const) {
-  t.test(`${signal} while 8 streams run: each ends with ENGINE_RESTARTED, the state shows it at once, and the engine is back`, async (t) => {
+  t.test(`${signal} while 8 streams run: each ends with ENGINE_RESTARTED, the state shows it at once, and the engine is back`,
+    async (t) => {
     const engine = await startFake({ stepMs: 2 }, FAST)
     t.teardown(() => engine.close())
     const streams = Array.from({ length: 8 }, () => collect(engine.generate(request())))
@@ -50,7 +51,8 @@ for (const signal of ['SIGKILL', 'SIGSEGV', 'SIGABRT'] as const) {
   })
 }
 
-for (const [name, harm] of [['stopped', null], ['in an endless loop', SPIN_TOKEN], ['waiting for a device that hangs', HANG_TOKEN]] as const) {
+for (const [name, harm] of [['stopped', null], ['in an endless loop', SPIN_TOKEN],
+  ['waiting for a device that hangs', HANG_TOKEN]] as const) {
   t.test(`a process ${name} is ended by the watchdog, and the engine is back`, async (t) => {
     const engine = await startFake({ stepMs: 2 }, WATCHED)
     t.teardown(() => engine.close())

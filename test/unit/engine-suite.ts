@@ -38,7 +38,8 @@ export function ask(engine: Engine, request: Partial<GenerateRequest>, signal?: 
 }
 
 function greedy(request: Partial<GenerateRequest>): GenerateRequest {
-  return { id: newId(), prompt: { tokenIds: ids(10) }, maxTokens: 12, ignoreEos: true, ...request, sampling: { temperature: 0, ...request.sampling } }
+  return { id: newId(), prompt: { tokenIds: ids(10) }, maxTokens: 12, ignoreEos: true, ...request,
+    sampling: { temperature: 0, ...request.sampling } }
 }
 
 /** Everything came back: no request, no sequence, no block in use. */
@@ -164,7 +165,8 @@ export function engineSuite(t: Test, create: EngineFactory): void {
     const engine = await withEngine(t)
     const { events, started, choices: [choice] } = await ask(engine, { logprobs: 3, promptLogprobs: 2, prompt: { tokenIds: ids(70) } })
     const deltas = events.filter((event) => event.type === 'delta')
-    t.ok(deltas.every(({ logprobs, tokenIds }) => logprobs!.length === 1 && logprobs![0]!.tokenId === tokenIds[0] && logprobs![0]!.top.length === 3))
+    t.ok(deltas.every(({ logprobs, tokenIds }) => logprobs!.length === 1 && logprobs![0]!.tokenId === tokenIds[0]
+      && logprobs![0]!.top.length === 3))
     t.ok(deltas.every(({ logprobs }) => Buffer.from(logprobs![0]!.bytes).equals(fakeTable.bytes(logprobs![0]!.tokenId))))
     const prompt = started.promptLogprobs!
     t.equal(prompt.length, 70)
@@ -179,7 +181,8 @@ export function engineSuite(t: Test, create: EngineFactory): void {
     const engine = await withEngine(t)
     const scored = await ask(engine, { maxTokens: 0, promptLogprobs: 1, prompt: { tokenIds: ids(50) }, n: 2 })
     t.equal(scored.started.promptLogprobs!.length, 50)
-    t.same(scored.choices.map((choice) => [choice.tokenIds, choice.finished.reason, choice.finished.completionTokens]), [[[], 'length', 0], [[], 'length', 0]])
+    t.same(scored.choices.map((choice) => [choice.tokenIds, choice.finished.reason, choice.finished.completionTokens]),
+      [[[], 'length', 0], [[], 'length', 0]])
     const one = await ask(engine, { maxTokens: 0, promptLogprobs: 1, prompt: { tokenIds: [7] } })
     t.same(one.started.promptLogprobs, [null])
     const nothing = await ask(engine, { maxTokens: 0 })
@@ -191,7 +194,8 @@ export function engineSuite(t: Test, create: EngineFactory): void {
     const engine = await withEngine(t)
     const { choices: [full] } = await ask(engine, { prompt: { tokenIds: ids(190) }, maxTokens: undefined })
     t.equal(full!.tokenIds.length, 10)
-    await t.rejects(ask(engine, { prompt: { tokenIds: ids(190) }, maxTokens: 11 }), { code: 'CONTEXT_LENGTH_EXCEEDED', message: /200 tokens.*190.*11/ })
+    await t.rejects(ask(engine, { prompt: { tokenIds: ids(190) }, maxTokens: 11 }),
+      { code: 'CONTEXT_LENGTH_EXCEEDED', message: /200 tokens.*190.*11/ })
     await t.rejects(ask(engine, { prompt: { tokenIds: ids(200) }, maxTokens: undefined }), { code: 'CONTEXT_LENGTH_EXCEEDED' })
     await t.rejects(ask(engine, { prompt: { text: 'x'.repeat(1_000_000) } }), { code: 'CONTEXT_LENGTH_EXCEEDED', message: /at least \d+/ })
     t.equal((await ask(engine, { prompt: { tokenIds: ids(200) }, maxTokens: 0, promptLogprobs: 0 })).started.promptLogprobs!.length, 200)
@@ -208,7 +212,8 @@ export function engineSuite(t: Test, create: EngineFactory): void {
       ['stop', { stop: [''] }], ['stop', { stop: ['x'.repeat(5000)] }], ['stop_token_ids', { stopTokenIds: [999] }],
       ['temperature', { sampling: { temperature: -1 } }], ['temperature', { sampling: { temperature: Infinity } }],
       ['temperature', { sampling: { temperature: NaN } }], ['top_p', { sampling: { topP: 0 } }], ['top_p', { sampling: { topP: 1.1 } }],
-      ['top_k', { sampling: { topK: -2 } }], ['min_p', { sampling: { minP: 2 } }], ['repetition_penalty', { sampling: { repetitionPenalty: 0 } }],
+      ['top_k', { sampling: { topK: -2 } }], ['min_p', { sampling: { minP: 2 } }],
+      ['repetition_penalty', { sampling: { repetitionPenalty: 0 } }],
       ['presence_penalty', { sampling: { presencePenalty: 3 } }], ['frequency_penalty', { sampling: { frequencyPenalty: -3 } }],
       ['seed', { sampling: { seed: 2 ** 60 } }], ['logit_bias', { sampling: { logitBias: [[600, 1]] } }],
       ['logit_bias', { sampling: { logitBias: [[1, 101]] } }], ['cache_salt', { cacheSalt: 'x'.repeat(600) }],
@@ -272,7 +277,9 @@ export function engineSuite(t: Test, create: EngineFactory): void {
     const { choices: [other] } = await ask(engine, {})
     t.equal(other!.tokenIds.length, 12)
     const rest: number[] = []
-    for (let step = await slow.next(); !step.done; step = await slow.next()) if (step.value.type === 'delta') rest.push(...step.value.tokenIds)
+    for (let step = await slow.next(); !step.done; step = await slow.next()) {
+      if (step.value.type === 'delta') rest.push(...step.value.tokenIds)
+    }
     t.equal(rest.length, 1500)
     t.ok(await isEmpty(engine))
   })
@@ -298,10 +305,12 @@ export function engineSuite(t: Test, create: EngineFactory): void {
     const paths = ['adapter one', 'adapter two']
     for (const [slot, path] of paths.entries()) t.match(await engine.loadAdapter({ slot, version: `v-${path}`, path }), { rank: 8 })
     const asked = [null, 0, 1, null, 1, 0]
-    const answers = await Promise.all(asked.map((slot) => ask(engine, { adapter: slot === null ? null : { slot, version: `v-${paths[slot]}` } })))
+    const answers = await Promise.all(asked.map((slot) => ask(engine,
+      { adapter: slot === null ? null : { slot, version: `v-${paths[slot]}` } })))
     answers.forEach((answer, i) => {
       const slot = asked[i]
-      t.same(answer.choices[0]!.tokenIds, expectedTokens(ids(10), 12, { sampling: GREEDY, adapterPath: slot == null ? null : paths[slot]! }))
+      t.same(answer.choices[0]!.tokenIds, expectedTokens(ids(10), 12,
+        { sampling: GREEDY, adapterPath: slot == null ? null : paths[slot]! }))
     })
     await t.rejects(engine.loadAdapter({ slot: 1, version: 'v', path: 'x' }), { code: 'ADAPTER_EXISTS' })
     await t.rejects(engine.loadAdapter({ slot: 3, version: 'v', path: 'bad one' }), { code: 'ADAPTER_INVALID' })

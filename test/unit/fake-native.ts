@@ -64,7 +64,8 @@ export class FakeModel implements NativeModel {
   constructor(options: FakeOptions = {}) {
     const { blockTokens = 4, window = 8, nGlobalBlocks = 64, nSlidingBlocks = 64, vocabSize = 512, maxModelLen = 200 } = options
     this.info = {
-      name: 'fake', hash: options.hash ?? 'fake-base', device: 'cpu', compute: 'fp32', weights: 'f32', head: 'f32', vocabSize, hiddenSize: 8, nLayers: 2,
+      name: 'fake', hash: options.hash ?? 'fake-base', device: 'cpu', compute: 'fp32', weights: 'f32', head: 'f32', vocabSize,
+      hiddenSize: 8, nLayers: 2,
       slidingWindow: window, maxModelLen, blockTokens, nGlobalBlocks, nSlidingBlocks, eosTokenIds: options.eosTokenIds ?? [1],
     }
     this.#window = window
@@ -178,7 +179,8 @@ export class FakeModel implements NativeModel {
     const sequence = this.#sequences.get(slot)
     assert(sequence !== undefined, `slot ${slot} was never started`)
     const position = plan.positions[token]!
-    assert(sequence.nextPosition === null || position === sequence.nextPosition, `slot ${slot}: position ${position}, expected ${sequence.nextPosition}`)
+    assert(sequence.nextPosition === null || position === sequence.nextPosition,
+      `slot ${slot}: position ${position}, expected ${sequence.nextPosition}`)
     sequence.nextPosition = position + 1
     const last = sequence.outputIds.at(-1)
     // The step after a NaN is planned before anyone knows of it: it must run, and give NaN again.
@@ -235,7 +237,8 @@ export class FakeModel implements NativeModel {
       const sequence = this.#sequences.get(plan.slots[row]!)!
       const state = this.#cell(plan, row, plan.positions[token]!, 'global').state
       const target = plan.outTargets[o]!
-      const tokenId = state === NAN_STATE ? -1 : target >= 0 ? target : sampleFrom(state, sequence.sampling, sequence.outputIds, this.info.vocabSize)
+      const tokenId = state === NAN_STATE ? -1 : target >= 0 ? target
+        : sampleFrom(state, sequence.sampling, sequence.outputIds, this.info.vocabSize)
       if (target < 0) sequence.outputIds.push(tokenId)
       tokenIds.push(tokenId)
       logprobs.push(plan.outLogprobs[o]! < 0 ? NaN : logprobOf(state, tokenId))
@@ -288,7 +291,8 @@ function sampleFrom(state: number, sampling: NativeSampling, outputIds: readonly
   if (sampling.temperature > 0) hash = mix(mix(hash, Number(sampling.seed & 0x7fffffffn)), outputIds.length)
   if (sampling.presencePenalty !== 0) for (const id of outputIds) hash = mix(hash, id)
   // Tokens that do harm are for tests to place, not to be drawn.
-  const banned = new Set([NAN_TOKEN, SPIN_TOKEN, HANG_TOKEN, FAIL_TOKEN, ...(outputIds.length < sampling.minTokens ? sampling.suppressedIds : [])])
+  const banned = new Set([NAN_TOKEN, SPIN_TOKEN, HANG_TOKEN, FAIL_TOKEN,
+    ...(outputIds.length < sampling.minTokens ? sampling.suppressedIds : [])])
   for (let i = 0; ; i++) {
     const tokenId = mix(hash, i) % vocabSize
     if (!banned.has(tokenId)) return tokenId

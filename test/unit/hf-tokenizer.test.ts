@@ -34,7 +34,8 @@ t.test('no spelling of a control token becomes one, wherever it stands', async (
 })
 
 t.test('text with every kind of character comes back', async (t) => {
-  for (const text of ['naïve café', '日本語テキスト', '👩‍👩‍👧‍👦🏳️‍🌈', 'a\u0000b', '\ue000\uf8ff', 'tab\there\r\nthere', '<table><tr>', 'x'.repeat(5000)]) {
+  for (const text of ['naïve café', '日本語テキスト', '👩‍👩‍👧‍👦🏳️‍🌈', 'a\u0000b', '\ue000\uf8ff', 'tab\there\r\nthere', '<table><tr>',
+    'x'.repeat(5000)]) {
     t.equal(detokenize(tokenizer.table, await encode(text), true), text)
   }
 })
@@ -49,7 +50,8 @@ t.test('a chat has one <bos> and control tokens only from the template', async (
 
 t.test('a file that is no tokenizer is refused by name', async (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'lorikeet-'))
-  for (const [name, text] of [['empty.json', ''], ['list.json', '[]'], ['cut.json', '{"added_tokens": [{"id": 1, "content": "<bo'], ['bare.json', '{"added_tokens": []}']]) {
+  for (const [name, text] of [['empty.json', ''], ['list.json', '[]'], ['cut.json', '{"added_tokens": [{"id": 1, "content": "<bo'],
+    ['bare.json', '{"added_tokens": []}']]) {
     const path = join(directory, name!)
     writeFileSync(path, text!)
     await t.rejects(loadHfTokenizer(path, null), { code: 'FILE_INVALID', message: new RegExp(name!) })

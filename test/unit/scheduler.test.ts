@@ -233,7 +233,8 @@ t.test('random workloads: blocks are conserved, rules hold, every request ends w
   for (let seed = 1; seed <= 12; seed++) {
     const random = randomFrom(seed)
     const driver = new Driver({
-      nGlobalBlocks: 30 + random(60), nSlidingBlocks: 24 + random(60), maxNumSeqs: 1 + random(10), maxBatchTokens: 12 + random(40), maxModelLen: 110, window: 3 + random(10),
+      nGlobalBlocks: 30 + random(60), nSlidingBlocks: 24 + random(60), maxNumSeqs: 1 + random(10), maxBatchTokens: 12 + random(40),
+      maxModelLen: 110, window: 3 + random(10),
     })
     await driver.model.loadAdapter(0, 'an adapter')
     const live = new Set<Sequence>()
@@ -269,7 +270,9 @@ t.test('random workloads: blocks are conserved, rules hold, every request ends w
     for (const s of live) s.paused = false
     await driver.run()
     const wrong = all.filter((s) => expected(s, s.flow || null, driver.model.info.slidingWindow).join() !== s.outputIds.join())
-    t.equal(wrong.length, 0, `seed ${seed}: ${all.length} sequences, ${driver.model.nSteps} steps, ${driver.scheduler.preemptions} preemptions, ${driver.scheduler.prefixHits} cached tokens`)
+    const { preemptions, prefixHits } = driver.scheduler
+    const seen = `${all.length} sequences, ${driver.model.nSteps} steps, ${preemptions} preemptions, ${prefixHits} cached tokens`
+    t.equal(wrong.length, 0, `seed ${seed}: ${seen}`)
     t.ok(all.every((s) => s.status === 'finished'), 'every request ended')
     t.equal(driver.blocksUsed, 0)
     t.equal(driver.scheduler.nWaiting, 0)
