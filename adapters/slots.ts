@@ -230,8 +230,7 @@ export class AdapterSlots {
     const startedAt = performance.now()
     try {
       await this.#engineReady()
-      const { version, path } = entry.version
-      if (epoch === this.#epoch) entry.info = await this.#options.engine.loadAdapter({ slot, version, path })
+      if (epoch === this.#epoch) entry.info = await this.#fill(slot, entry.version)
     } catch (error) {
       if (isRestart(error)) await this.#engineReady().catch(() => {})
       this.followEngine()
@@ -243,6 +242,18 @@ export class AdapterSlots {
     this.#counts.loads += 1
     this.#options.onLoad?.((performance.now() - startedAt) / 1000, entry.fromHost ? 'host' : 'disk')
     this.#loaded(entry)
+  }
+
+  /** The slot is ours: what an engine that restarted in the midst of an unload may have brought back to it goes first. */
+  async #fill(slot: number, { version, path }: StoredVersion): Promise<AdapterInfo> {
+    const { engine } = this.#options
+    try {
+      return await engine.loadAdapter({ slot, version, path })
+    } catch (error) {
+      if (!(error instanceof EngineError) || error.code !== 'ADAPTER_EXISTS') throw error
+      await engine.unloadAdapter(slot)
+      return engine.loadAdapter({ slot, version, path })
+    }
   }
 
   #loaded(entry: Entry): void {

@@ -1,7 +1,8 @@
 // Adapters with random weights in PEFT's format, for benchmarks and tests: every linear layer of a Gemma 3 shape, non-zero B.
 
 import { randomBytes } from 'node:crypto'
-import { mkdir } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { writePeftAdapter, type PeftTensor } from '../adapters/peft.js'
 
 /** Sizes of the linear layers; 27b and 12b follow the same pattern. */
@@ -27,6 +28,16 @@ export function shapeOf(hiddenSize: number): LinearShape {
   const shape = SHAPES.find((candidate) => candidate.hiddenSize === hiddenSize)
   if (shape === undefined) throw new Error(`no Gemma 3 shape with hidden_size ${hiddenSize} is known here`)
   return shape
+}
+
+/** The shape in a checkpoint's config.json. */
+export async function readShape(modelFolder: string): Promise<LinearShape> {
+  const config = JSON.parse(await readFile(join(modelFolder, 'config.json'), 'utf8')) as Record<string, number>
+  const { hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim, num_hidden_layers } = config
+  return {
+    hiddenSize: hidden_size!, intermediateSize: intermediate_size!, nHeads: num_attention_heads!, nKvHeads: num_key_value_heads!, headDim: head_dim!,
+    nLayers: num_hidden_layers!,
+  }
 }
 
 export interface RandomAdapterOptions {

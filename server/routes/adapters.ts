@@ -19,7 +19,8 @@ interface NamedRoute { Params: { name: string } }
 interface VersionRoute { Params: { name: string; version: string } }
 
 const MAX_UPLOAD_BYTES = Object.values(MAX_FILE_BYTES).reduce((sum, bytes) => sum + bytes, 0)
-const UPLOAD_LIMITS = { fieldNameSize: 100, fieldSize: 256, fields: 8, files: 2, parts: 10, headerPairs: 32 }
+/** Without `fileSize` the plugin cuts files at the body limit of JSON routes, silently. The staging refuses what is too large. */
+const UPLOAD_LIMITS = { fieldNameSize: 100, fieldSize: 256, fields: 8, files: 2, parts: 10, headerPairs: 32, fileSize: MAX_UPLOAD_BYTES }
 const tags = ['adapters']
 
 export async function registerAdapters(app: FastifyInstance, context: ServerContext): Promise<void> {
@@ -115,8 +116,10 @@ async function receive(request: FastifyRequest, staging: Staging): Promise<Map<s
   const fields = new Map<string, string>()
   try {
     for await (const part of request.parts()) {
-      if (part.type === 'file') await staging.write(fileNameOf(part.filename, part.fieldname), part.file)
-      else fields.set(part.fieldname, String(part.value))
+      if (part.type === 'file') {
+        await staging.write(fileNameOf(part.filename, part.fieldname), part.file)
+        if (part.file.truncated) throw new ApiError(413, 'request_too_large', `${part.fieldname} is larger than this server allows.`)
+      } else fields.set(part.fieldname, String(part.value))
     }
     return fields
   } catch (error) {

@@ -1,5 +1,5 @@
 import { mkdtempSync, rmSync } from 'node:fs'
-import { readdir } from 'node:fs/promises'
+import { readFile, readdir } from 'node:fs/promises'
 import { createConnection } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -69,6 +69,13 @@ t.test('an uploaded adapter answers by its name at once, mixed with the base', a
   t.equal(await answerOf(app, 'sql2'), 'model_not_found')
   const { json: models } = await call('GET', '/v1/models')
   t.match(models.data, [{ id: MODEL, parent: null }, { id: 'sql', parent: MODEL, root: /adapters\/sql/ }])
+})
+
+t.test('a file much larger than a JSON body arrives whole', async (t) => {
+  const { call, adapters } = await startAdapters(t)
+  const content = 'x'.repeat(5_000_000)
+  t.equal((await call('POST', '/admin/adapters', form('sql', content))).status, 201)
+  t.equal(await readFile(join(adapters.store.find('sql').path, 'adapter_model.safetensors'), 'utf8'), content)
 })
 
 t.test('promote, roll back and delete move what a name answers with', async (t) => {

@@ -54,7 +54,10 @@ export class FakeEngine {
     if (this.state !== 'ready') throw new EngineError('ENGINE_UNAVAILABLE', 'restarting')
     const present = this.slots.get(slot)
     if (present?.version === version && present.content !== '(loading)') return { rank: 8, bytes: present.content.length, nTensors: 1, warnings: [] }
-    if (present !== undefined) this.faults.push(`slot ${slot} loaded while taken`)
+    if (present !== undefined) {
+      this.faults.push(`slot ${slot} loaded while taken`)
+      throw new EngineError('ADAPTER_EXISTS', `slot ${slot} is taken`)
+    }
     if (slot < 0 || slot >= this.info.maxLoras) this.faults.push(`no slot ${slot}`)
     this.slots.set(slot, { version, content: '(loading)', running: 0 })
     if (this.loadMs > 0) await sleep(this.loadMs)

@@ -213,6 +213,14 @@ for (const isReplayed of [true, false]) {
   })
 }
 
+t.test('what an engine brings back into a slot that was being emptied gives way to the next load', async (t) => {
+  const engine = new FakeEngine(1)
+  const registry = await withAdapters(temporaryFolder(t), engine, ['a'])
+  engine.slots.set(0, { version: 'stale', content: 'stale', running: 0 })
+  const lease = await registry.resolve('a')
+  t.equal(await engine.generate(lease.adapter!, 0), 'a')
+})
+
 t.test('an engine that restarts during a load leaves nobody waiting and no slot lost', async (t) => {
   const engine = new FakeEngine(1)
   engine.loadMs = 20
