@@ -24,7 +24,9 @@ export class ActiveRequests {
     const keyId = key?.id ?? ''
     const scopes = this.#byKey.get(keyId) ?? new Set()
     if (key?.maxConcurrent !== undefined && scopes.size >= key.maxConcurrent) {
-      throw new ApiError(429, 'rate_limit_exceeded', `This key may run ${key.maxConcurrent} requests at once.`, { headers: { 'retry-after': '1' } })
+      throw new ApiError(
+        429, 'rate_limit_exceeded', `This key may run ${key.maxConcurrent} requests at once.`, { headers: { 'retry-after': '1' } },
+      )
     }
     const scope = new RequestScope(id, this.#timeoutMs, () => this.#close(keyId, scope))
     this.#byKey.set(keyId, scopes.add(scope))

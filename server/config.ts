@@ -90,7 +90,10 @@ function complete(values: Values, hfCacheDir: string | undefined): ServerConfig 
     slowReader: { maxBufferedBytes: values.slowReaderBytes, patienceMs: values.slowReaderTimeout },
   }
   if (config.apiKeys === '' && !isLoopback(config.host)) {
-    throw new UsageError(`--host ${config.host} would serve anyone who can reach it: give --api-keys FILE ("lorikeet keys create" makes one), or listen on 127.0.0.1`)
+    throw new UsageError(
+      `--host ${config.host} would serve anyone who can reach it: ` +
+      'give --api-keys FILE ("lorikeet keys create" makes one), or listen on 127.0.0.1',
+    )
   }
   return config
 }

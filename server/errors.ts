@@ -165,7 +165,9 @@ const isVague = ({ keyword }: ValidationIssue): boolean => keyword === 'type' ||
 function paramName(issue: ValidationIssue): string | null {
   const parts = issue.instancePath.split('/').slice(1).map((part) => part.replaceAll('~1', '/').replaceAll('~0', '~'))
   if (issue.keyword === 'required') parts.push(String(issue.params['missingProperty']))
-  return parts.length === 0 ? null : parts.reduce((name, part) => (/^\d+$/.test(part) ? `${name}[${part}]` : name === '' ? part : `${name}.${part}`), '')
+  return parts.length === 0 ? null : parts.reduce(
+    (name, part) => (/^\d+$/.test(part) ? `${name}[${part}]` : name === '' ? part : `${name}.${part}`), '',
+  )
 }
 
 function validationMessage(issue: ValidationIssue, param: string | null, issues: readonly ValidationIssue[]): string {

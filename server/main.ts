@@ -46,7 +46,9 @@ async function listen({ server }: App, { host, port }: ServerConfig): Promise<st
     await server.listen({ host, port, listenTextResolver: (at) => `listening at ${at}, the model loads` })
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException
-    throw new UsageError(code === 'EADDRINUSE' ? `port ${port} of ${host} is taken: choose another by --port` : `cannot listen on ${host}:${port}: ${message}`)
+    throw new UsageError(
+      code === 'EADDRINUSE' ? `port ${port} of ${host} is taken: choose another by --port` : `cannot listen on ${host}:${port}: ${message}`,
+    )
   }
   const bound = server.server.address() as AddressInfo
   return `http://${bound.family === 'IPv6' ? `[${bound.address}]` : bound.address}:${bound.port}`

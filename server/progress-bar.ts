@@ -25,7 +25,9 @@ export class ProgressBar {
     this.#drawnAt = now
     const share = Math.min(1, done / total)
     const filled = Math.round(share * WIDTH)
-    this.#out.write(`\r${phase.padEnd(12)} [${'='.repeat(filled)}${' '.repeat(WIDTH - filled)}] ${String(Math.floor(share * 100)).padStart(3)} %`)
+    this.#out.write(
+      `\r${phase.padEnd(12)} [${'='.repeat(filled)}${' '.repeat(WIDTH - filled)}] ${String(Math.floor(share * 100)).padStart(3)} %`,
+    )
   }
 
   /** Ends the last phase. */

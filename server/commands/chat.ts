@@ -132,6 +132,13 @@ function splitFlags(args: readonly string[]): { readonly own: OwnValues; readonl
 
 function help(): number {
   const own = Object.entries(OWN_FLAGS).map(([flag, [placeholder, text]]) => `${`  --${flag} ${placeholder}`.padEnd(34)}${text}`)
-  process.stdout.write(`Usage: lorikeet chat [--server URL] [FLAGS]\n\n${HELP}\n\n${own.join('\n')}\n\nWithout --server, the flags of "lorikeet serve" say which model is loaded, and how.\n`)
+  process.stdout.write(`Usage: lorikeet chat [--server URL] [FLAGS]
+
+${HELP}
+
+${own.join('\n')}
+
+Without --server, the flags of "lorikeet serve" say which model is loaded, and how.
+`)
   return 0
 }

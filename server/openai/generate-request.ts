@@ -45,7 +45,9 @@ export function completionRequests(body: CompletionBody, identity: RequestIdenti
   const maxTokens = body.max_tokens ?? DEFAULT_COMPLETION_TOKENS
   const promptLogprobs = body.prompt_logprobs ?? (body.echo === true ? body.logprobs : undefined)
   if (maxTokens === 0 && body.echo !== true && promptLogprobs === undefined) {
-    throw new ApiError(400, 'integer_below_min_value', "'max_tokens' must be at least 1 without 'echo' or 'prompt_logprobs'.", { param: 'max_tokens' })
+    throw new ApiError(
+      400, 'integer_below_min_value', "'max_tokens' must be at least 1 without 'echo' or 'prompt_logprobs'.", { param: 'max_tokens' },
+    )
   }
   checkMinTokens(body, maxTokens)
   return prompts.map((prompt, i) => {
@@ -114,7 +116,9 @@ function checkTokenIds(ids: readonly number[], param: string, { vocabSize }: Mod
 
 function checkMinTokens({ min_tokens: minTokens }: GenerationBody, maxTokens: number | null | undefined): void {
   if (minTokens == null || maxTokens == null || minTokens <= maxTokens) return
-  throw new ApiError(400, 'invalid_value', `'min_tokens' (${minTokens}) is above the tokens asked for (${maxTokens}).`, { param: 'min_tokens' })
+  throw new ApiError(
+    400, 'invalid_value', `'min_tokens' (${minTokens}) is above the tokens asked for (${maxTokens}).`, { param: 'min_tokens' },
+  )
 }
 
 function cacheSalt(tenant: string, salt: string | null | undefined): string | undefined {

@@ -50,7 +50,9 @@ function nonEmptyObject(value: unknown): boolean {
 export function refuseUnsupportedChat(body: ChatCompletionBody): void {
   refuse(body, CHAT)
   const format = body.response_format?.type ?? 'text'
-  if (format !== 'text') throw unsupported('response_format', `response_format '${format.slice(0, 32)}' is not supported by this server: use 'text'.`)
+  if (format !== 'text') {
+    throw unsupported('response_format', `response_format '${format.slice(0, 32)}' is not supported by this server: use 'text'.`)
+  }
   if (present(body.top_logprobs) && body.logprobs !== true) {
     throw new ApiError(400, 'invalid_value', "'top_logprobs' is only allowed when 'logprobs' is true.", { param: 'top_logprobs' })
   }
@@ -59,7 +61,9 @@ export function refuseUnsupportedChat(body: ChatCompletionBody): void {
 
 export function refuseUnsupportedCompletion(body: CompletionBody): void {
   refuse(body, COMPLETION)
-  if (present(body.best_of) && body.best_of !== (body.n ?? 1)) throw unsupported('best_of', "'best_of' is only supported when it equals 'n'.")
+  if (present(body.best_of) && body.best_of !== (body.n ?? 1)) {
+    throw unsupported('best_of', "'best_of' is only supported when it equals 'n'.")
+  }
   refuseCombinations(body)
 }
 

@@ -13,8 +13,10 @@ function optional<T extends TSchema>(schema: T) {
   return Type.Optional(Type.Unsafe<Static<T> | null>(nullable))
 }
 
-const number = (minimum: number, maximum: number, description?: string) => Type.Number({ minimum, maximum, ...(description && { description }) })
-const integer = (minimum: number, maximum: number, description?: string) => Type.Integer({ minimum, maximum, ...(description && { description }) })
+const number = (minimum: number, maximum: number, description?: string) =>
+  Type.Number({ minimum, maximum, ...(description && { description }) })
+const integer = (minimum: number, maximum: number, description?: string) =>
+  Type.Integer({ minimum, maximum, ...(description && { description }) })
 const string = (maxLength: number, description?: string) => Type.String({ maxLength, ...(description && { description }) })
 
 const tokenId = () => Type.Integer({ minimum: 0, maximum: INT32_MAX })
@@ -54,7 +56,9 @@ const generationFields = {
   min_tokens: optional(integer(0, INT32_MAX)),
   skip_special_tokens: optional(Type.Boolean()),
   echo: optional(Type.Boolean()),
-  cache_salt: optional(Type.String({ minLength: 1, maxLength: LIMITS.saltChars, description: 'vLLM: only requests of one salt share cached prefixes.' })),
+  cache_salt: optional(
+    Type.String({ minLength: 1, maxLength: LIMITS.saltChars, description: 'vLLM: only requests of one salt share cached prefixes.' }),
+  ),
   return_token_ids: optional(Type.Boolean()),
   prompt_logprobs: optional(integer(0, LIMITS.topLogprobs)),
 }

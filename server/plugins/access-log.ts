@@ -8,7 +8,9 @@ export function registerAccessLog(app: FastifyInstance): void {
   })
   app.addHook('onResponse', async (request, reply) => {
     const { method, routeOptions, apiKey } = request
-    const line = { method, route: routeOptions.url ?? 'unknown', status: reply.statusCode, ms: Math.round(reply.elapsedTime), key: apiKey?.id }
+    const line = {
+      method, route: routeOptions.url ?? 'unknown', status: reply.statusCode, ms: Math.round(reply.elapsedTime), key: apiKey?.id,
+    }
     if (routeOptions.config.scope === 'infer') request.log.info(line, 'answered')
     else request.log.debug(line, 'answered')
   })

@@ -46,7 +46,9 @@ function authorise(keys: KeyStore, request: FastifyRequest, scope: Scope): ApiKe
   const secret = secretOf(request)
   const key = secret === undefined ? undefined : keys.verify(secret)
   if (key === undefined) {
-    const message = secret === undefined ? 'You did not provide an API key: send it as Authorization: Bearer KEY.' : 'Incorrect API key provided.'
+    const message = secret === undefined
+      ? 'You did not provide an API key: send it as Authorization: Bearer KEY.'
+      : 'Incorrect API key provided.'
     throw new ApiError(401, 'invalid_api_key', message, { headers: { 'www-authenticate': 'Bearer' } })
   }
   if (key.scopes.includes(scope) || key.scopes.includes('admin')) return key

@@ -23,7 +23,9 @@ function notFound(methods: RouteMethods, method: string, url: string): ApiError 
   const path = url.split('?', 1)[0]!
   const allowed = methods.of(path)
   if (allowed.length === 0) return new ApiError(404, 'unknown_url', `Unknown request URL: ${method} ${path.slice(0, 200)}.`)
-  return new ApiError(405, 'method_not_allowed', `${method} is not allowed here; use ${allowed.join(', ')}.`, { headers: { allow: allowed.join(', ') } })
+  return new ApiError(
+    405, 'method_not_allowed', `${method} is not allowed here; use ${allowed.join(', ')}.`, { headers: { allow: allowed.join(', ') } },
+  )
 }
 
 /** Which methods a path has, for 405 and its Allow header. */
@@ -49,9 +51,15 @@ const CLIENT_ERRORS: Readonly<Record<string, ConstructorParameters<typeof ApiErr
 /** Bytes that are no HTTP request never reach a route. */
 export function replyToClientError(error: Error & { readonly code?: string }, socket: Socket): void {
   if (error.code === 'ECONNRESET' || socket.destroyed || !socket.writable) return void socket.destroy()
-  const { status, body } = new ApiError(...(CLIENT_ERRORS[error.code ?? ''] ?? [400, 'malformed_http', 'This is not a valid HTTP request.']))
-  const text = JSON.stringify(body)
-  socket.end(
-    `HTTP/1.1 ${status} Error\r\ncontent-type: application/json; charset=utf-8\r\ncontent-length: ${Buffer.byteLength(text)}\r\nconnection: close\r\n\r\n${text}`,
+  const { status, body } = new ApiError(
+    ...(CLIENT_ERRORS[error.code ?? ''] ?? [400, 'malformed_http', 'This is not a valid HTTP request.']),
   )
+  const text = JSON.stringify(body)
+  const head = [
+    `HTTP/1.1 ${status} Error`,
+    'content-type: application/json; charset=utf-8',
+    `content-length: ${Buffer.byteLength(text)}`,
+    'connection: close',
+  ]
+  socket.end(`${head.join('\r\n')}\r\n\r\n${text}`)
 }

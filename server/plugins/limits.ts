@@ -28,7 +28,9 @@ export class Gate {
   enter(seats: number): () => void {
     if (this.#taken + seats > this.#capacity) {
       this.#backend.queueFullSince ??= performance.now()
-      throw new EngineError('QUEUE_FULL', `The server already has ${this.#taken} sequences in flight, of ${this.#capacity} at most.`, { retryAfterMs: 1_000 })
+      throw new EngineError(
+        'QUEUE_FULL', `The server already has ${this.#taken} sequences in flight, of ${this.#capacity} at most.`, { retryAfterMs: 1_000 },
+      )
     }
     this.#taken += seats
     return () => {

@@ -17,7 +17,9 @@ export class Metrics {
     const labels = (): ModelLabels => ({ model_name: modelName(), engine: '0' })
     const registers = [this.registry]
     this.requests = new RequestMetrics(this.registry, labels)
-    this.slowReaders = new Counter({ name: 'lorikeet_slow_readers_cut_total', help: 'Streams cut because the client did not read.', registers })
+    this.slowReaders = new Counter(
+      { name: 'lorikeet_slow_readers_cut_total', help: 'Streams cut because the client did not read.', registers },
+    )
     this.webSockets = new Gauge({ name: 'lorikeet_websocket_connections', help: 'Open WebSockets.', registers })
     new EngineMetrics(this.registry, backend, labels)
     new AdapterMetrics(this.registry, backend)

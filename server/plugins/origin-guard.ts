@@ -9,7 +9,9 @@ export function registerOriginGuard(app: FastifyInstance, config: ServerConfig):
   if (!isLoopback(config.host)) return
   app.addHook('onRequest', async ({ headers }) => {
     const host = hostName(`http://${headers.host ?? ''}`)
-    if (!isOurs(host, config)) throw new ApiError(403, 'host_not_allowed', 'The Host header does not name this server (--allowed-host adds names).')
+    if (!isOurs(host, config)) {
+      throw new ApiError(403, 'host_not_allowed', 'The Host header does not name this server (--allowed-host adds names).')
+    }
     const { origin } = headers
     if (origin === undefined || config.corsOrigin.includes(origin) || isOurs(hostName(origin), config)) return
     throw new ApiError(403, 'origin_not_allowed', 'Web pages of this origin may not call this server (--cors-origin adds origins).')

@@ -16,7 +16,9 @@ export class RateLimiter {
     const tokens = Math.min(requestsPerMinute, bucket.tokens + ((now - bucket.at) * requestsPerMinute) / MINUTE_MS)
     if (tokens < 1) {
       const waitMs = ((1 - tokens) * MINUTE_MS) / requestsPerMinute
-      throw new ApiError(429, 'rate_limit_exceeded', `This key may send ${requestsPerMinute} requests a minute.`, { headers: retryHeaders(waitMs) })
+      throw new ApiError(
+        429, 'rate_limit_exceeded', `This key may send ${requestsPerMinute} requests a minute.`, { headers: retryHeaders(waitMs) },
+      )
     }
     this.#buckets.set(id, { tokens: tokens - 1, at: now })
   }

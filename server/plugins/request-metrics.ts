@@ -15,7 +15,8 @@ type Finished = Extract<GenerateEvent, { type: 'finished' }>
 function requestFamilies(registry: Registry) {
   const labelNames = ['model_name', 'engine']
   const registers = [registry]
-  const histogram = (name: string, help: string, buckets: readonly number[]) => new Histogram({ name, help, labelNames, buckets: [...buckets], registers })
+  const histogram = (name: string, help: string, buckets: readonly number[]) =>
+    new Histogram({ name, help, labelNames, buckets: [...buckets], registers })
   const counter = (name: string, help: string, labels: string[]) => new Counter({ name, help, labelNames: labels, registers })
   return {
     ttft: histogram('vllm:time_to_first_token_seconds', 'Arrival to first token.', BUCKETS.ttft),

@@ -16,7 +16,10 @@ import { fingerprint, noteUnknownFields, sendStream, unixSeconds } from './respo
 export function registerChat(app: FastifyInstance, context: ServerContext): void {
   app.post<{ Body: ChatCompletionBody }>('/v1/chat/completions', {
     config: { scope: 'infer' },
-    schema: { operationId: 'createChatCompletion', summary: 'Chat completion', tags: ['inference'], body: ChatCompletionRequest, response: chatResponses },
+    schema: {
+      operationId: 'createChatCompletion', summary: 'Chat completion', tags: ['inference'],
+      body: ChatCompletionRequest, response: chatResponses,
+    },
   }, async (request, reply) => {
     noteUnknownFields(request, ChatCompletionRequest)
     const { scope, answer, events } = openChat(context, request.body, request.apiKey)
@@ -41,7 +44,8 @@ export function openChat(context: ServerContext, body: ChatCompletionBody, key: 
   const id = newId('chatcmpl')
   const request = chatRequest(body, { id, tenant: key?.id ?? '' }, info)
   const scope = context.active.open(id, key)
-  return { scope, answer: chatAnswer(body, id, fingerprint(info)), events: runGeneration(context, { scope, model: body.model, requests: [request] }) }
+  const events = runGeneration(context, { scope, model: body.model, requests: [request] })
+  return { scope, answer: chatAnswer(body, id, fingerprint(info)), events }
 }
 
 function chatAnswer(body: ChatCompletionBody, id: string, systemFingerprint: string): ChatAnswer {

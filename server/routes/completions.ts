@@ -16,7 +16,10 @@ import { fingerprint, noteUnknownFields, sendStream, unixSeconds } from './respo
 export function registerCompletions(app: FastifyInstance, context: ServerContext): void {
   app.post<{ Body: CompletionBody }>('/v1/completions', {
     config: { scope: 'infer' },
-    schema: { operationId: 'createCompletion', summary: 'Text completion', tags: ['inference'], body: CompletionRequest, response: completionResponses },
+    schema: {
+      operationId: 'createCompletion', summary: 'Text completion', tags: ['inference'],
+      body: CompletionRequest, response: completionResponses,
+    },
   }, async (request, reply) => {
     const { body, apiKey } = request
     noteUnknownFields(request, CompletionRequest)
@@ -33,7 +36,9 @@ export function registerCompletions(app: FastifyInstance, context: ServerContext
   })
 }
 
-async function completionAnswer(body: CompletionBody, id: string, engine: Engine, requests: readonly GenerateRequest[]): Promise<CompletionAnswer> {
+async function completionAnswer(
+  body: CompletionBody, id: string, engine: Engine, requests: readonly GenerateRequest[],
+): Promise<CompletionAnswer> {
   return {
     id,
     created: unixSeconds(),

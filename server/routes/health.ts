@@ -6,7 +6,9 @@ import { healthResponses } from '../openai/response-schemas.js'
 
 export function registerHealth(app: FastifyInstance, { backend }: ServerContext): void {
   const route = (url: string, summary: string, state: () => { readonly ready: boolean; readonly reason: string }) =>
-    app.get(url, { config: { scope: 'open' }, schema: { summary, tags: ['health'], response: healthResponses } }, async (_request, reply) => {
+    app.get(url, {
+      config: { scope: 'open' }, schema: { summary, tags: ['health'], response: healthResponses },
+    }, async (_request, reply) => {
       const { ready, reason } = state()
       reply.header('cache-control', 'no-store')
       return reply.code(ready ? 200 : 503).send({ status: ready ? 'ok' : 'unavailable', reason })

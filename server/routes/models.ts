@@ -11,7 +11,9 @@ import { mayUse } from '../plugins/auth.js'
 export function registerModels(app: FastifyInstance, context: ServerContext): void {
   app.get('/v1/models', {
     config: { scope: 'infer' },
-    schema: { operationId: 'listModels', summary: 'Models that this server answers to', tags: ['models'], response: modelListResponses },
+    schema: {
+      operationId: 'listModels', summary: 'Models that this server answers to', tags: ['models'], response: modelListResponses,
+    },
   }, async (request) => {
     const entries = await context.backend.adapters().list()
     return { object: 'list', data: entries.filter(({ id }) => mayUse(request.apiKey, id)).map((entry) => modelCard(context, entry)) }
@@ -19,7 +21,10 @@ export function registerModels(app: FastifyInstance, context: ServerContext): vo
 
   app.get<{ Params: { model: string } }>('/v1/models/:model', {
     config: { scope: 'infer' },
-    schema: { operationId: 'retrieveModel', summary: 'One model', tags: ['models'], params: Type.Object({ model: Type.String() }), response: modelResponses },
+    schema: {
+      operationId: 'retrieveModel', summary: 'One model', tags: ['models'],
+      params: Type.Object({ model: Type.String() }), response: modelResponses,
+    },
   }, async (request) => {
     const entries = await context.backend.adapters().list()
     const entry = entries.find(({ id }) => id === request.params.model && mayUse(request.apiKey, id))

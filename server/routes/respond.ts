@@ -8,7 +8,9 @@ import { SlowReaderError, SseStream } from '../openai/sse.js'
 import type { RequestScope } from '../request-scope.js'
 
 /** Streams chunks as events. Errors before the first chunk are thrown and become a plain error answer. */
-export async function sendStream(context: ServerContext, reply: FastifyReply, scope: RequestScope, chunks: AsyncGenerator<object>): Promise<void> {
+export async function sendStream(
+  context: ServerContext, reply: FastifyReply, scope: RequestScope, chunks: AsyncGenerator<object>,
+): Promise<void> {
   const first = await chunks.next()
   const stream = new SseStream(reply, context.config.slowReader)
   try {

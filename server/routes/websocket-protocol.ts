@@ -20,9 +20,9 @@ chats in flight on this socket). Every message is one JSON text frame of at most
 | \`{"type": "done", "id": ID}\` | the answer is complete; the id may be used again |
 | \`{"type": "error", "id": ID or null, "error": ERROR}\` | the chat failed (\`id\`), or a message could not be read (null) |
 
-Keys go into the Authorization header, or, from a browser, into the subprotocol \`openai-insecure-api-key.KEY\` beside \`lorikeet\`. The server
-pings every 15 s and drops a socket that misses two. On shutdown it closes with 1001 once the socket's chats are done, with 1012 when
-they could not finish in time.`
+Keys go into the Authorization header, or, from a browser, into the subprotocol \`openai-insecure-api-key.KEY\` beside \`lorikeet\`.
+The server pings every 15 s and drops a socket that misses two. On shutdown it closes with 1001 once the socket's chats are done,
+with 1012 when they could not finish in time.`
 
 /** A message of a client after JSON and before its body is checked. */
 export interface ClientMessage {

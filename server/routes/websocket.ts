@@ -53,9 +53,14 @@ export function registerWebSocket(app: FastifyInstance, context: ServerContext):
     method: 'GET',
     url: '/v1/chat/completions',
     config: { scope: 'infer' },
-    schema: { operationId: 'chatWebSocket', summary: 'Chat completions over a WebSocket', tags: ['inference'], description: 'See the description at the top.' },
+    schema: {
+      operationId: 'chatWebSocket', summary: 'Chat completions over a WebSocket', tags: ['inference'],
+      description: 'See the description at the top.',
+    },
     handler: async () => {
-      throw new ApiError(426, 'upgrade_required', 'Use POST, or open a WebSocket here.', { headers: { upgrade: 'websocket', connection: 'upgrade' } })
+      throw new ApiError(
+        426, 'upgrade_required', 'Use POST, or open a WebSocket here.', { headers: { upgrade: 'websocket', connection: 'upgrade' } },
+      )
     },
     wsHandler: (socket, request) => {
       const check = request.compileValidationSchema(ChatCompletionRequest) as unknown as BodyCheck

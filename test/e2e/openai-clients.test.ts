@@ -8,6 +8,7 @@ const server = startServer(t)
 
 clientSuite(t, async () => {
   const { url, model, metric } = await server
-  const idle = () => eventually('idle', async () => (await metric('vllm:num_requests_running')) === 0 && (await metric('vllm:num_requests_waiting')) === 0)
+  const idle = () =>
+    eventually('idle', async () => (await metric('vllm:num_requests_running')) === 0 && (await metric('vllm:num_requests_waiting')) === 0)
   return { url, model, idle }
 })

@@ -31,7 +31,8 @@ export interface StartOptions {
 export async function startServer(t: Test, flags: readonly string[] = [], { byNpm = false }: StartOptions = {}): Promise<ServerProcess> {
   const cli = fileURLToPath(new URL('../../server/cli.js', import.meta.url))
   const command = byNpm ? ['npm', 'start', '--'] : [process.execPath, cli, 'serve']
-  const args = [...command.slice(1), '--port', '0', '--data-dir', t.testdir({}), '--served-model-name', MODEL, '--threads', '1', '--recovery-timeout', '60s', ...flags]
+  const own = ['--port', '0', '--data-dir', t.testdir({}), '--served-model-name', MODEL, '--threads', '1', '--recovery-timeout', '60s']
+  const args = [...command.slice(1), ...own, ...flags]
   const child = spawn(command[0]!, args, { env: { ...process.env, NODE_OPTIONS: '' } })
   const exit = once(child, 'exit').then(([code]) => code as number | null)
   t.teardown(async () => {

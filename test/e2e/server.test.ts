@@ -15,7 +15,9 @@ const body = ({ model }: ServerProcess, { content, ...fields }: Ask) =>
   ({ model, messages: [{ role: 'user', content }], max_tokens: 24, ignore_eos: true, return_token_ids: true, ...fields })
 
 const post = (server: ServerProcess, ask: Ask) =>
-  fetch(`${server.url}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body(server, ask)) })
+  fetch(`${server.url}/v1/chat/completions`, {
+    method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body(server, ask)),
+  })
 
 async function plain(server: ServerProcess, ask: Ask): Promise<unknown[]> {
   const { choices } = (await (await post(server, ask)).json()) as any
@@ -47,7 +49,10 @@ async function overSocket(server: ServerProcess, asks: readonly Ask[]): Promise<
 }
 
 const GREEDY = { temperature: 0 }
-const ASKS: readonly Ask[] = Array.from({ length: 8 }, (_, i) => ({ content: `CREATE TABLE t${i} (id INT, name TEXT, age INT);\nHow many rows does t${i} have?`, ...(i % 2 === 0 ? GREEDY : { temperature: 1, seed: i }) }))
+const ASKS: readonly Ask[] = Array.from({ length: 8 }, (_, i) => ({
+  content: `CREATE TABLE t${i} (id INT, name TEXT, age INT);\nHow many rows does t${i} have?`,
+  ...(i % 2 === 0 ? GREEDY : { temperature: 1, seed: i }),
+}))
 
 t.test('one request gives the same bytes alone, among others, streamed, over a WebSocket and after a prefix hit', async (t) => {
   const server = await startServer(t)
@@ -94,7 +99,8 @@ t.test('500 clients that leave at random leave no sequence and no block behind',
       setTimeout(() => request.destroy(), (i * 37) % 200)
     })
   for (let i = 0; i < 500; i += 50) await Promise.all(Array.from({ length: 50 }, (_, j) => drop(i + j)))
-  await eventually('nothing runs', async () => (await server.metric('vllm:num_requests_running')) + (await server.metric('vllm:num_requests_waiting')) === 0)
+  const inFlight = async () => (await server.metric('vllm:num_requests_running')) + (await server.metric('vllm:num_requests_waiting'))
+  await eventually('nothing runs', async () => (await inFlight()) === 0)
   t.equal(await server.metric('vllm:kv_cache_usage_perc'), 0)
   t.equal((await post(server, { content: 'still there?' })).status, 200)
   t.notMatch(server.log(), /drop \d/, 'no prompt in the log')

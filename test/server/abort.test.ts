@@ -18,7 +18,9 @@ t.test('a client that leaves ends its generation at once: streams and plain answ
   const app = await startApp(t, { script: LONG })
   const url = await listen(app)
   for (const stream of [true, false]) {
-    for (const [path, body] of [['/v1/chat/completions', chatBody({ stream })], ['/v1/completions', completionBody({ stream, max_tokens: 9_999 })]] as const) {
+    for (const [path, body] of [
+      ['/v1/chat/completions', chatBody({ stream })], ['/v1/completions', completionBody({ stream, max_tokens: 9_999 })],
+    ] as const) {
       const client = open(url, path, body)
       await until(() => app.engine.active === 1 && app.engine.tokens > 0, 'running')
       const before = performance.now()
@@ -75,7 +77,8 @@ t.test('a reader that does not read is paused, then cut, and others do not notic
   const slow = connect(Number(port), '127.0.0.1')
   slow.on('error', () => {})
   slow.pause()
-  slow.write(`POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`)
+  const head = ['POST /v1/chat/completions HTTP/1.1', 'Host: localhost', 'Content-Type: application/json', `Content-Length: ${body.length}`]
+  slow.write(`${head.join('\r\n')}\r\n\r\n${body}`)
   await until(() => app.engine.active === 1, 'running')
   let tokens = -1
   await until(() => tokens === (tokens = app.engine.tokens), 'paused')
@@ -100,7 +103,10 @@ t.test('bytes that are no HTTP are answered in OpenAI\'s shape and end nothing',
       socket.on('data', (data) => (answer += data)).on('close', () => resolve(answer)).on('error', () => {})
     })
   t.match(await send('GARBAGE\r\n\r\n'), /^HTTP\/1\.1 400 [^]*"code":"malformed_http"/)
-  t.match(await send(`GET / HTTP/1.1\r\nHost: localhost\r\nX: ${'x'.repeat(20_000)}\r\n\r\n`), /^HTTP\/1\.1 431 [^]*"code":"headers_too_large"/)
-  t.match(await send('POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n'), /^HTTP\/1\.1 400/)
+  t.match(
+    await send(`GET / HTTP/1.1\r\nHost: localhost\r\nX: ${'x'.repeat(20_000)}\r\n\r\n`), /^HTTP\/1\.1 431 [^]*"code":"headers_too_large"/,
+  )
+  const twoLengths = 'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n'
+  t.match(await send(twoLengths), /^HTTP\/1\.1 400/)
   t.equal((await app.server.inject('/livez')).statusCode, 200)
 })

@@ -27,7 +27,11 @@ async function reload(t: Test, { path }: Guarded, options: HarnessOptions = {}):
 }
 
 const call = (app: Harness, secret: string | undefined, options: InjectOptions) =>
-  app.server.inject({ remoteAddress: '10.0.0.9', ...options, headers: { ...options.headers, ...(secret !== undefined && { authorization: `Bearer ${secret}` }) } })
+  app.server.inject({
+    remoteAddress: '10.0.0.9',
+    ...options,
+    headers: { ...options.headers, ...(secret !== undefined && { authorization: `Bearer ${secret}` }) },
+  })
 
 const chatCall = (app: Harness, secret: string | undefined, fields: object = {}) =>
   call(app, secret, { method: 'POST', url: '/v1/chat/completions', payload: chatBody(fields) })
@@ -60,7 +64,9 @@ t.test('every route needs its scope: none, a wrong key, a key without it, a key 
     t.ok(ok! < 400 || ok === 426, `${String(route.url)}: ${ok}`)
     const open = scope === 'open'
     t.same(statuses.slice(0, 4), Array(4).fill(open ? ok : 401), `${String(route.url)} without a good key`)
-    t.same(statuses.slice(4, 6), [open || scope === 'infer' ? ok : 403, open || scope === 'metrics' ? ok : 403], `${String(route.url)} by scope`)
+    t.same(
+      statuses.slice(4, 6), [open || scope === 'infer' ? ok : 403, open || scope === 'metrics' ? ok : 403], `${String(route.url)} by scope`,
+    )
   }
   const { error } = (await chatCall(app, undefined)).json()
   t.match(error, { type: 'authentication_error', code: 'invalid_api_key', param: null, message: String })
@@ -70,7 +76,8 @@ t.test('every route needs its scope: none, a wrong key, a key without it, a key 
 
 t.test('a bad body without a key is 401, not a lesson in the schema', async (t) => {
   const { app } = await guarded(t)
-  t.equal((await call(app, undefined, { method: 'POST', url: '/v1/chat/completions', payload: '{', headers: { 'content-type': 'application/json' } })).statusCode, 401)
+  const bad: InjectOptions = { method: 'POST', url: '/v1/chat/completions', payload: '{', headers: { 'content-type': 'application/json' } }
+  t.equal((await call(app, undefined, bad)).statusCode, 401)
   t.equal(app.engine.requests.length, 0)
 })
 
@@ -78,7 +85,8 @@ t.test('metrics are open to a scraper on the same machine, unless it speaks for 
   const { app } = await guarded(t)
   t.equal((await app.server.inject({ url: '/metrics', remoteAddress: '127.0.0.1' })).statusCode, 200)
   t.equal((await app.server.inject({ url: '/metrics', remoteAddress: '::ffff:127.0.0.1' })).statusCode, 200)
-  t.equal((await app.server.inject({ url: '/metrics', remoteAddress: '127.0.0.1', headers: { 'x-forwarded-for': '8.8.8.8' } })).statusCode, 401)
+  const proxied = { url: '/metrics', remoteAddress: '127.0.0.1', headers: { 'x-forwarded-for': '8.8.8.8' } }
+  t.equal((await app.server.inject(proxied)).statusCode, 401)
 })
 
 t.test('a route that names no scope does not register', async (t) => {
@@ -93,7 +101,8 @@ t.test('a key may be bound to models', async (t) => {
   const response = await chatCall(app, secret)
   t.same([response.statusCode, response.json().error.code, response.json().error.param], [403, 'model_not_allowed', 'model'])
   t.same((await call(app, secret, { url: '/v1/models' })).json().data, [])
-  t.equal((await chatCall(app, secret, { model: 'sql@abc' })).json().error.code, 'model_not_found', 'a pinned version of an allowed name gets further')
+  const pinned = await chatCall(app, secret, { model: 'sql@abc' })
+  t.equal(pinned.json().error.code, 'model_not_found', 'a pinned version of an allowed name gets further')
 })
 
 t.test('requests a minute and requests at once are limited by key', async (t) => {
@@ -152,7 +161,11 @@ t.test('the file holds hashes, for its owner only, and no secret', async (t) => 
 })
 
 t.test('a malformed key file stops the start; one that turns malformed keeps the keys of before', async (t) => {
-  for (const text of ['', '[]', '{"version":2,"keys":[]}', '{"version":1,"keys":[{"id":"a"}]}', '{"version":1,"keys":[{"id":"a","name":"b","sha256":"00","scopes":["infer"]}]}']) {
+  const malformed = [
+    '', '[]', '{"version":2,"keys":[]}', '{"version":1,"keys":[{"id":"a"}]}',
+    '{"version":1,"keys":[{"id":"a","name":"b","sha256":"00","scopes":["infer"]}]}',
+  ]
+  for (const text of malformed) {
     const path = `${t.testdir({ 'keys.json': text })}/keys.json`
     t.throws(() => new KeyStore(path), UsageError, text)
   }
@@ -170,17 +183,26 @@ t.test('a malformed key file stops the start; one that turns malformed keeps the
 
 t.test('on loopback, Host and Origin must be ours: DNS rebinding finds nothing', async (t) => {
   const app = await startApp(t, { flags: ['--allowed-host', 'gpu-box.local', '--cors-origin', 'https://tools.example.com'] })
-  const status = async (headers: Record<string, string>) => (await app.server.inject({ method: 'POST', url: '/v1/chat/completions', payload: chatBody(), headers })).statusCode
-  for (const host of ['localhost', 'localhost:8000', '127.0.0.1:8000', '[::1]:8000', '127.9.9.9', 'GPU-BOX.local:80']) t.equal(await status({ host }), 200, host)
-  for (const host of ['evil.com', 'evil.com:8000', 'localhost.evil.com', '127.0.0.1.evil.com', '169.254.169.254', 'localhost@evil.com', '10.0.0.1']) {
+  const status = async (headers: Record<string, string>) =>
+    (await app.server.inject({ method: 'POST', url: '/v1/chat/completions', payload: chatBody(), headers })).statusCode
+  for (const host of ['localhost', 'localhost:8000', '127.0.0.1:8000', '[::1]:8000', '127.9.9.9', 'GPU-BOX.local:80']) {
+    t.equal(await status({ host }), 200, host)
+  }
+  for (const host of [
+    'evil.com', 'evil.com:8000', 'localhost.evil.com', '127.0.0.1.evil.com', '169.254.169.254', 'localhost@evil.com', '10.0.0.1',
+  ]) {
     t.equal(await status({ host }), 403, host)
   }
-  for (const origin of ['http://localhost:5173', 'http://127.0.0.1', 'https://tools.example.com']) t.equal(await status({ host: 'localhost', origin }), 200, origin)
+  for (const origin of ['http://localhost:5173', 'http://127.0.0.1', 'https://tools.example.com']) {
+    t.equal(await status({ host: 'localhost', origin }), 200, origin)
+  }
   for (const origin of ['https://evil.com', 'null', 'http://localhost.evil.com', 'https://tools.example.com.evil.com', 'garbage']) {
     t.equal(await status({ host: 'localhost', origin }), 403, origin)
   }
   const preflight = await app.server.inject({
-    method: 'OPTIONS', url: '/v1/chat/completions', headers: { host: 'localhost', origin: 'https://tools.example.com', 'access-control-request-method': 'POST' },
+    method: 'OPTIONS',
+    url: '/v1/chat/completions',
+    headers: { host: 'localhost', origin: 'https://tools.example.com', 'access-control-request-method': 'POST' },
   })
   t.equal(preflight.headers['access-control-allow-origin'], 'https://tools.example.com')
   t.equal((await app.server.inject({ url: '/nothing', headers: { host: 'localhost' } })).statusCode, 404)

@@ -62,21 +62,28 @@ t.test('a body over the limit is 413, one at the limit passes', async (t) => {
 
 t.test('only application/json is a body', async (t) => {
   const app = await startApp(t)
-  const types = ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/jsonp', 'text/json', 'application/json\ta', 'application/xml', '']
+  const types = [
+    'text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x', 'application/jsonp', 'text/json',
+    'application/json\ta', 'application/xml', '',
+  ]
   for (const type of types) {
     const response = await post(app, '/v1/chat/completions', JSON.stringify(chatBody()), { headers: { 'content-type': type } })
     t.ok([400, 415].includes(response.statusCode), `${type}: ${response.statusCode}`)
     t.match(response.json().error, { type: 'invalid_request_error', code: String, message: String })
   }
   for (const type of ['application/json; charset=utf-8', 'Application/JSON']) {
-    t.equal((await post(app, '/v1/chat/completions', JSON.stringify(chatBody()), { headers: { 'content-type': type } })).statusCode, 200, type)
+    t.equal(
+      (await post(app, '/v1/chat/completions', JSON.stringify(chatBody()), { headers: { 'content-type': type } })).statusCode, 200, type,
+    )
   }
   t.equal(app.engine.requests.length, 2)
 })
 
 t.test('bytes that are not UTF-8 are refused', async (t) => {
   const app = await startApp(t)
-  const body = Buffer.concat([Buffer.from('{"model":"fake","messages":[{"role":"user","content":"'), Buffer.from([0xff, 0xc3]), Buffer.from('"}]}')])
+  const body = Buffer.concat([
+    Buffer.from('{"model":"fake","messages":[{"role":"user","content":"'), Buffer.from([0xff, 0xc3]), Buffer.from('"}]}'),
+  ])
   const response = await post(app, '/v1/chat/completions', body as unknown as string)
   t.same([response.statusCode, response.json().error.code], [400, 'invalid_utf8'])
 })
@@ -85,7 +92,9 @@ t.test('an unknown path is 404, a wrong method 405 with Allow, both in OpenAI\'s
   const app = await startApp(t)
   const missing = await app.server.inject('/v1/nothing')
   t.same([missing.statusCode, missing.json().error.code, missing.json().error.type], [404, 'unknown_url', 'invalid_request_error'])
-  for (const [method, url] of [['DELETE', '/v1/chat/completions'], ['GET', '/v1/completions'], ['POST', '/v1/models'], ['PUT', '/v1/models/fake']] as const) {
+  for (const [method, url] of [
+    ['DELETE', '/v1/chat/completions'], ['GET', '/v1/completions'], ['POST', '/v1/models'], ['PUT', '/v1/models/fake'],
+  ] as const) {
     const response = await app.server.inject({ method, url })
     t.equal(response.statusCode, 405, `${method} ${url}`)
     t.ok(response.headers.allow, 'says what is allowed')

@@ -10,7 +10,10 @@ t.test('a chat answer has every field that the OpenAI spec requires', async (t) 
   t.match(response.headers['x-request-id'], /^req-/)
   t.same({ ...body, id: 'ID', created: 0 }, {
     id: 'ID', object: 'chat.completion', created: 0, model: MODEL, system_fingerprint: 'fp_abcdef012345',
-    choices: [{ index: 0, message: { role: 'assistant', content: 'Hello, world!', refusal: null }, logprobs: null, finish_reason: 'stop', stop_reason: null }],
+    choices: [{
+      index: 0, message: { role: 'assistant', content: 'Hello, world!', refusal: null }, logprobs: null,
+      finish_reason: 'stop', stop_reason: null,
+    }],
     usage: { prompt_tokens: 3, completion_tokens: 5, total_tokens: 8, prompt_tokens_details: { cached_tokens: 0 } },
   })
 })
@@ -25,7 +28,10 @@ t.test('a stream is role, content, finish, [DONE], byte for byte', async (t) => 
     `"choices":[{"index":0,"delta":${delta},"logprobs":null,"finish_reason":${finish}${extra}}]}\n\n`
   const contents = ['Hello', ',', ' wor', 'ld', '!'].map((text) => chunk(`{"content":"${text}"}`))
   t.equal(response.body, [
-    chunk('{"role":"assistant","content":"","refusal":null}'), ...contents, chunk('{}', '"stop"', ',"stop_reason":null'), 'data: [DONE]\n\n',
+    chunk('{"role":"assistant","content":"","refusal":null}'),
+    ...contents,
+    chunk('{}', '"stop"', ',"stop_reason":null'),
+    'data: [DONE]\n\n',
   ].join(''))
 })
 
@@ -81,7 +87,8 @@ t.test('logprobs have token, bytes and as many alternatives as asked for', async
     refusal: null,
   })
   const streamed = sseEvents((await chat(app, { logprobs: true, max_tokens: 2, stream: true })).body)
-  t.same(streamed.flatMap((event) => event.choices?.[0].logprobs?.content ?? []).map((entry: any) => [entry.token, entry.top_logprobs]), [['Hello', []], [',', []]])
+  const entries = streamed.flatMap((event) => event.choices?.[0].logprobs?.content ?? [])
+  t.same(entries.map((entry) => [entry.token, entry.top_logprobs]), [['Hello', []], [',', []]])
 })
 
 t.test('an infinite log-probability is a finite number in JSON', async (t) => {
@@ -94,8 +101,9 @@ t.test('every sampling field reaches the engine under its own name', async (t) =
   const app = await startApp(t)
   await chat(app, {
     temperature: 0.5, top_p: 0.9, top_k: 40, min_p: 0.1, repetition_penalty: 1.1, presence_penalty: -1, frequency_penalty: 2, seed: 7,
-    logit_bias: { '5': -100, '6': 1.5 }, stop: ['a'], stop_token_ids: [9], include_stop_str_in_output: true, ignore_eos: true, min_tokens: 1,
-    max_tokens: 3, skip_special_tokens: false, cache_salt: 'salt', add_generation_prompt: false, logprobs: true, top_logprobs: 3, prompt_logprobs: 1,
+    logit_bias: { '5': -100, '6': 1.5 }, stop: ['a'], stop_token_ids: [9], include_stop_str_in_output: true, ignore_eos: true,
+    min_tokens: 1, max_tokens: 3, skip_special_tokens: false, cache_salt: 'salt', add_generation_prompt: false, logprobs: true,
+    top_logprobs: 3, prompt_logprobs: 1,
   })
   const { id, ...request } = app.engine.requests[0]!
   t.match(id, /^chatcmpl-/)
@@ -137,7 +145,9 @@ t.test('text parts are joined, developer and system roles pass', async (t) => {
       { role: 'user', content: [{ type: 'text', text: 'a' }, { type: 'text', text: ' b' }], name: 'ann' },
     ],
   })
-  t.same(app.engine.requests[0]!.prompt, { messages: [{ role: 'developer', content: 'Be brief' }, { role: 'user', content: 'a b', name: 'ann' }] })
+  t.same(app.engine.requests[0]!.prompt, {
+    messages: [{ role: 'developer', content: 'Be brief' }, { role: 'user', content: 'a b', name: 'ann' }],
+  })
 })
 
 t.test('return_token_ids gives the ids of prompt and answer', async (t) => {

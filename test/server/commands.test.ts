@@ -60,7 +60,8 @@ t.test('a mistake on the command line is told and gives 2', async (t) => {
 
 t.test('keys: create prints a key that works, list shows it without its secret, revoke removes it', async (t) => {
   const file = `${t.testdir({})}/keys.json`
-  const created = await run(t, 'keys', 'create', '--api-keys', file, '--name', 'ann', '--scope', 'infer', '--scope', 'metrics', '--model', 'sql', '--max-concurrent', '3')
+  const fields = ['--name', 'ann', '--scope', 'infer', '--scope', 'metrics', '--model', 'sql', '--max-concurrent', '3']
+  const created = await run(t, 'keys', 'create', '--api-keys', file, ...fields)
   const secret = created.out.trim()
   const key = new KeyStore(file).verify(secret)
   t.match(key, { name: 'ann', scopes: ['infer', 'metrics'], models: ['sql'], maxConcurrent: 3 })
@@ -89,7 +90,10 @@ t.test('chat streams answers and remembers the conversation until /reset', async
   t.match(text(), /^2 messages\n4 messages\n\/reset forgets[^\n]*\n2 messages\n$/)
   t.same(engine.requests[1]!.prompt, {
     messages: [
-      { role: 'system', content: 'Be brief' }, { role: 'user', content: 'hello' }, { role: 'assistant', content: '2 messages' }, { role: 'user', content: 'again' },
+      { role: 'system', content: 'Be brief' },
+      { role: 'user', content: 'hello' },
+      { role: 'assistant', content: '2 messages' },
+      { role: 'user', content: 'again' },
     ],
   })
 })
@@ -114,7 +118,9 @@ t.test('chat against a server: the same, with its model and its errors', async (
 })
 
 t.test('Ctrl-C stops the answer, not the conversation; what was said is kept', async (t) => {
-  const engine = new FakeEngine({ delayMs: 5, reply: ({ prompt }) => ('messages' in prompt && prompt.messages.length > 1 ? ['short'] : Array<string>(10_000).fill('x')) })
+  const engine = new FakeEngine({
+    delayMs: 5, reply: ({ prompt }) => ('messages' in prompt && prompt.messages.length > 1 ? ['short'] : Array<string>(10_000).fill('x')),
+  })
   const talk: Talk = new EngineTalk(engine, { sampling: {} })
   const { terminal: io, type, text } = terminal(true)
   const done = converse(talk, io, '')
@@ -125,7 +131,9 @@ t.test('Ctrl-C stops the answer, not the conversation; what was said is kept', a
   t.equal(engine.active, 0)
   type('and\r')
   await until(() => /short\n[^]*> /.test(text()), 'the next prompt')
-  t.match(engine.requests[1]!.prompt, { messages: [{ role: 'user' }, { role: 'assistant', content: /^x+$/ }, { role: 'user', content: 'and' }] })
+  t.match(engine.requests[1]!.prompt, {
+    messages: [{ role: 'user' }, { role: 'assistant', content: /^x+$/ }, { role: 'user', content: 'and' }],
+  })
   type('\x03')
   await done
 })

@@ -4,8 +4,12 @@ import { flagName, loadConfig, settingNames, UsageError, variableName, describeS
 
 t.test('without flags and variables every setting has its default', async (t) => {
   const config = loadConfig([], {})
-  t.match(config, { host: '127.0.0.1', port: 8000, dataDir: `${homedir()}/.lorikeet`, maxBodyBytes: 2 ** 20, requestTimeout: 300_000, drainTimeout: 30_000 })
-  t.match(config.engine, { model: '', device: 'auto', compute: 'auto', weights: 'nf4', head: 'auto', maxNumSeqs: 128, maxQueue: 512, prefixCache: true })
+  t.match(config, {
+    host: '127.0.0.1', port: 8000, dataDir: `${homedir()}/.lorikeet`, maxBodyBytes: 2 ** 20, requestTimeout: 300_000, drainTimeout: 30_000,
+  })
+  t.match(config.engine, {
+    model: '', device: 'auto', compute: 'auto', weights: 'nf4', head: 'auto', maxNumSeqs: 128, maxQueue: 512, prefixCache: true,
+  })
 })
 
 t.test('every setting is a flag and a variable, and the flag wins', async (t) => {

@@ -121,7 +121,8 @@ export class FakeEngine implements Engine {
 
   #logprob(tokenId: number, nTop: number): TokenLogprob {
     const text = this.#textOf(tokenId)
-    const entry = (rank: number) => ({ tokenId: tokenId + rank, text: rank === 0 ? text : `${text}~${rank}`, bytes: [...Buffer.from(text)], logprob: -0.5 - rank })
+    const entry = (rank: number) =>
+      ({ tokenId: tokenId + rank, text: rank === 0 ? text : `${text}~${rank}`, bytes: [...Buffer.from(text)], logprob: -0.5 - rank })
     return { ...entry(0), top: Array.from({ length: nTop }, (_, rank) => entry(rank)) }
   }
 
@@ -230,8 +231,9 @@ class FakeChoice {
 
   get end(): GenerateEvent {
     return {
-      type: 'finished', index: this.index, text: this.#text.slice(this.#shown), reason: this.#reason ?? 'stop', stopReason: this.#stopReason,
-      completionTokens: this.#at, timings: { queuedMs: 0, prefillMs: 1, decodeMs: 2, ttftMs: 1, preemptions: 0 },
+      type: 'finished', index: this.index, text: this.#text.slice(this.#shown),
+      reason: this.#reason ?? 'stop', stopReason: this.#stopReason, completionTokens: this.#at,
+      timings: { queuedMs: 0, prefillMs: 1, decodeMs: 2, ttftMs: 1, preemptions: 0 },
     }
   }
 }

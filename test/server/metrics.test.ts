@@ -23,9 +23,11 @@ t.test('vLLM\'s names are all there, with its labels', async (t) => {
   await chat(app, { max_tokens: 4 })
   const text = await scrape(app)
   const names = [
-    'num_requests_running', 'num_requests_waiting', 'num_requests_waiting_by_reason', 'kv_cache_usage_perc', 'lora_requests_info', 'cache_config_info',
+    'num_requests_running', 'num_requests_waiting', 'num_requests_waiting_by_reason', 'kv_cache_usage_perc', 'lora_requests_info',
+    'cache_config_info',
     'prefix_cache_queries_total', 'prefix_cache_hits_total', 'num_preemptions_total', 'prompt_tokens_total', 'generation_tokens_total',
-    'request_success_total', 'corrupted_requests_total', 'admission_rejections_total', 'time_to_first_token_seconds', 'inter_token_latency_seconds',
+    'request_success_total', 'corrupted_requests_total', 'admission_rejections_total', 'time_to_first_token_seconds',
+    'inter_token_latency_seconds',
     'request_time_per_output_token_seconds', 'e2e_request_latency_seconds', 'request_queue_time_seconds', 'request_inference_time_seconds',
     'request_prefill_time_seconds', 'request_decode_time_seconds', 'iteration_tokens_total', 'request_params_n', 'request_prompt_tokens',
     'request_generation_tokens', 'request_params_max_tokens',
@@ -55,7 +57,8 @@ t.test('buckets below 10 ms are a superset of vLLM\'s', async (t) => {
   const app = await startApp(t)
   await chat(app)
   const text = await scrape(app)
-  for (const le of ['0.001', '0.005', '0.01', '0.025', '0.05', '0.075', '0.1', '0.15', '0.2', '0.3', '0.4', '0.5', '0.75', '1', '2.5', '5', '7.5', '10', '20', '40', '80']) {
+  const bounds = [0.001, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
+  for (const le of bounds) {
     t.match(text, `vllm:inter_token_latency_seconds_bucket{le="${le}",model_name="fake",engine="0"}`)
   }
 })

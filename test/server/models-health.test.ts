@@ -6,7 +6,8 @@ import { chat, MODEL, startApp } from './harness.js'
 t.test('/v1/models has the base with root, parent and max_model_len', async (t) => {
   const app = await startApp(t)
   const list = (await app.server.inject('/v1/models')).json()
-  const card = { id: MODEL, object: 'model', created: list.data[0].created, owned_by: 'lorikeet', root: '/models/fake', parent: null, max_model_len: 4_096 }
+  const { created } = list.data[0]
+  const card = { id: MODEL, object: 'model', created, owned_by: 'lorikeet', root: '/models/fake', parent: null, max_model_len: 4_096 }
   t.same(list, { object: 'list', data: [card] })
   t.ok(Math.abs(card.created - Date.now() / 1000) < 60)
   t.same((await app.server.inject(`/v1/models/${MODEL}`)).json(), card)

@@ -25,7 +25,8 @@ t.test('the openai client meets 401, 403, 422, 429 and 503 in its own classes', 
   const metrics = createKey(path, { name: 'b', scopes: ['metrics'] }).secret
   const app = await startApp(t, { keys: new KeyStore(path) })
   const baseURL = `${await listen(app)}/v1`
-  const ask = (apiKey: string) => new OpenAI({ baseURL, apiKey, maxRetries: 0 }).chat.completions.create(chatBody() as OpenAI.ChatCompletionCreateParamsNonStreaming)
+  const ask = (apiKey: string) =>
+    new OpenAI({ baseURL, apiKey, maxRetries: 0 }).chat.completions.create(chatBody() as OpenAI.ChatCompletionCreateParamsNonStreaming)
   await refused(t, ask('sk-wrong'), OpenAI.AuthenticationError, { status: 401, code: 'invalid_api_key' })
   await refused(t, ask(metrics), OpenAI.PermissionDeniedError, { status: 403, code: 'insufficient_scope' })
   const refusals = [
@@ -72,7 +73,9 @@ t.test('the openai client reads our bytes however they are cut', async (t) => {
       },
     })
     let text = ''
-    for await (const chunk of Stream.fromSSEResponse<any>(new Response(body), new AbortController())) text += chunk.choices[0]?.delta.content ?? ''
+    for await (const chunk of Stream.fromSSEResponse<any>(new Response(body), new AbortController())) {
+      text += chunk.choices[0]?.delta.content ?? ''
+    }
     t.equal(text, 'a\n\nb\u{1f99c}data: xé\r\n', `cut at ${at}`)
   }
 })

@@ -25,7 +25,9 @@ t.test('its schemas are valid JSON Schema 2020-12 and take the requests that the
   let schemas = 0
   for (const item of Object.values<any>(document.paths)) {
     for (const operation of Object.values<any>(item)) {
-      const bodies = [operation.requestBody, ...Object.values<any>(operation.responses)].flatMap((part) => Object.values<any>(part?.content ?? {}))
+      const bodies = [operation.requestBody, ...Object.values<any>(operation.responses)].flatMap(
+        (part) => Object.values<any>(part?.content ?? {}),
+      )
       for (const { schema } of bodies) {
         t.ok(ajv.validateSchema(schema), ajv.errorsText())
         schemas++
@@ -65,6 +67,8 @@ t.test('/docs is a page, its assets load, and it may run its own scripts only', 
   const page = await fetch(`${url}/docs`)
   t.equal(page.status, 200)
   const html = await page.text()
-  for (const [, path] of html.matchAll(/(?:src|href)="\.\/([^"]+)"/g)) t.equal((await fetch(`${url}/docs/${path!.replace(/^docs\//, '')}`)).status, 200, path!)
+  for (const [, path] of html.matchAll(/(?:src|href)="\.\/([^"]+)"/g)) {
+    t.equal((await fetch(`${url}/docs/${path!.replace(/^docs\//, '')}`)).status, 200, path!)
+  }
   t.match(page.headers.get('content-security-policy'), /script-src 'self'/)
 })

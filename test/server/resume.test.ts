@@ -110,7 +110,9 @@ const request = { id: 'a', prompt: { text: 'x' } }
 
 t.test('the adapter is made resident again before the rest runs', async (t) => {
   const engine = new FakeEngine({ delayMs: 2, reply: () => REPLY })
-  const run = collect(generateResumable(deps(engine, { renewAdapter: async () => ({ slot: 5, version: 'v' }) }), { ...request, adapter: { slot: 1, version: 'v' } }, new AbortController().signal))
+  const renewAdapter = async () => ({ slot: 5, version: 'v' })
+  const first = { ...request, adapter: { slot: 1, version: 'v' } }
+  const run = collect(generateResumable(deps(engine, { renewAdapter }), first, new AbortController().signal))
   await until(() => engine.tokens > 3, 'running')
   engine.crash()
   engine.recover()

@@ -17,7 +17,9 @@ interface Server {
 
 function start(t: Test, flags: readonly string[] = [], env: Record<string, string> = {}): Server {
   const entry = fileURLToPath(new URL('./serve-fake.js', import.meta.url))
-  const child = spawn(process.execPath, [entry, '--port', '0', '--served-model-name', MODEL, '--data-dir', t.testdir({}), ...flags], { env: { ...process.env, NODE_OPTIONS: '', ...env } })
+  const child = spawn(process.execPath, [entry, '--port', '0', '--served-model-name', MODEL, '--data-dir', t.testdir({}), ...flags], {
+    env: { ...process.env, NODE_OPTIONS: '', ...env },
+  })
   const texts = { out: '', err: '' }
   child.stdout.on('data', (data) => (texts.out += data))
   child.stderr.on('data', (data) => (texts.err += data))
@@ -35,7 +37,9 @@ async function address(server: Server): Promise<string> {
 }
 
 const post = (url: string, fields: object = {}) =>
-  fetch(`${url}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(chatBody(fields)) })
+  fetch(`${url}/v1/chat/completions`, {
+    method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(chatBody(fields)),
+  })
 
 t.test('one line on standard output says the address; a second server there says that the port is taken', { buffered: true }, async (t) => {
   const server = start(t)

@@ -33,7 +33,8 @@ class Client {
   }
 
   text(id: string): string {
-    return this.messages.filter((message) => message.type === 'chunk' && message.id === id).map((message) => message.chunk.choices[0]?.delta.content ?? '').join('')
+    const own = this.messages.filter((message) => message.type === 'chunk' && message.id === id)
+    return own.map((message) => message.chunk.choices[0]?.delta.content ?? '').join('')
   }
 }
 
@@ -47,7 +48,9 @@ async function connect(t: Test, app: Harness, protocols?: string[]): Promise<Cli
 t.test('many chats on one socket are told apart by id, and equal what HTTP streams', async (t) => {
   const app = await startApp(t, { script: { delayMs: 1 } })
   const client = await connect(t, app)
-  for (let i = 0; i < 20; i++) client.send({ ...(i % 2 === 0 && { type: 'request' }), id: `c${i}`, ...chatBody({ stream_options: { include_usage: true } }) })
+  for (let i = 0; i < 20; i++) {
+    client.send({ ...(i % 2 === 0 && { type: 'request' }), id: `c${i}`, ...chatBody({ stream_options: { include_usage: true } }) })
+  }
   await until(() => client.messages.filter(({ type }) => type === 'done').length === 20, 'all done')
   for (let i = 0; i < 20; i++) t.equal(client.text(`c${i}`), 'Hello, world!')
   const chunks = client.messages.filter(({ type, id }) => type === 'chunk' && id === 'c3').map(({ chunk }) => chunk)
@@ -66,7 +69,9 @@ t.test('cancel stops one chat and leaves the others', async (t) => {
   client.send({ id: 'short', ...chatBody({ max_tokens: 30 }) })
   await client.next(({ type, id }) => type === 'chunk' && id === 'long')
   client.send({ type: 'cancel', id: 'long' })
-  t.match(await client.next(({ type }) => type === 'error'), { id: 'long', error: { code: 'request_cancelled', type: String, param: null } })
+  t.match(await client.next(({ type }) => type === 'error'), {
+    id: 'long', error: { code: 'request_cancelled', type: String, param: null },
+  })
   await client.next(({ type, id }) => type === 'done' && id === 'short')
   t.equal(client.text('short').length, 30)
   t.equal(app.engine.active, 0)
@@ -96,19 +101,24 @@ t.test('malformed messages are answered by an error of their id, the same as ove
   const app = await startApp(t)
   const client = await connect(t, app)
   // Over a socket every chat streams, so that stream_options is always in place.
-  const bodies = BAD_CHATS.filter(({ name, body }) => typeof body === 'object' && !name.startsWith('stream_options: {') && JSON.stringify(body).length < 60_000)
+  const bodies = BAD_CHATS.filter(
+    ({ name, body }) => typeof body === 'object' && !name.startsWith('stream_options: {') && JSON.stringify(body).length < 60_000,
+  )
   for (const [i, { body }] of bodies.entries()) client.send({ ...(body as object), id: `bad${i}` })
   await until(() => client.messages.length === bodies.length, 'all answered')
   for (const [i, { name, code, param }] of bodies.entries()) {
-    const message = client.messages.find(({ id, error }) => id === `bad${i}` || (id === null && error.param === param && error.code === code))
+    const message = client.messages.find(
+      ({ id, error }) => id === `bad${i}` || (id === null && error.param === param && error.code === code),
+    )
     t.match(message?.error, { code, param }, name)
   }
   t.ok(bodies.length > 100)
   t.equal(app.engine.requests.length, 0)
   client.messages.length = 0
   const frames: Array<[frame: string, code: string]> = [
-    ['', 'invalid_json'], ['hello', 'invalid_json'], ['[]', 'invalid_message'], ['null', 'invalid_message'], ['{}', 'invalid_type'], ['{"id": 5}', 'invalid_type'],
-    ['{"id": ""}', 'invalid_type'], [`{"id": "${'x'.repeat(129)}"}`, 'invalid_type'], ['{"__proto__": {}, "id": "a"}', 'invalid_json'],
+    ['', 'invalid_json'], ['hello', 'invalid_json'], ['[]', 'invalid_message'], ['null', 'invalid_message'], ['{}', 'invalid_type'],
+    ['{"id": 5}', 'invalid_type'], ['{"id": ""}', 'invalid_type'], [`{"id": "${'x'.repeat(129)}"}`, 'invalid_type'],
+    ['{"__proto__": {}, "id": "a"}', 'invalid_json'],
     ['['.repeat(40_000), 'json_too_deep'], ['{"id": "a", "type": "what"}', 'invalid_value'], ['{"type": "cancel"}', 'invalid_type'],
   ]
   for (const [frame] of frames) client.send(frame)
@@ -181,7 +191,11 @@ t.test('a client that misses two pings is dropped', async (t) => {
   const { createConnection } = await import('node:net')
   const { port } = new URL(await listen(app))
   const socket = createConnection(Number(port), '127.0.0.1')
-  socket.write('GET /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n')
+  const head = [
+    'GET /v1/chat/completions HTTP/1.1', 'Host: localhost', 'Upgrade: websocket', 'Connection: Upgrade', 'Sec-WebSocket-Version: 13',
+    'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==',
+  ]
+  socket.write(`${head.join('\r\n')}\r\n\r\n`)
   socket.resume()
   await once(socket, 'close')
   await until(() => app.context.sockets.size === 0, 'gone')
