@@ -2,6 +2,7 @@
 
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 
@@ -23,14 +24,14 @@ const MODEL = 'under-test'
 const START_MS = 120_000
 
 export interface StartOptions {
-  /** By `npm start`, as a user does; the server is then npm's grandchild or, by `exec`, its child. */
-  readonly byNpm?: boolean
+  /** By a shell that runs package.json's start script, as npm does; without the set-up, which has its own test. */
+  readonly byStartScript?: boolean
 }
 
 /** Serves the embedded model unless the flags name another; on one thread, so that a busy machine stays fair. Killed with the test. */
-export async function startServer(t: Test, flags: readonly string[] = [], { byNpm = false }: StartOptions = {}): Promise<ServerProcess> {
+export async function startServer(t: Test, flags: readonly string[] = [], { byStartScript = false }: StartOptions = {}): Promise<ServerProcess> {
   const cli = fileURLToPath(new URL('../../server/cli.js', import.meta.url))
-  const command = byNpm ? ['npm', 'start', '--'] : [process.execPath, cli, 'serve']
+  const command = byStartScript ? ['sh', '-c', `${startScript()} "$@"`, 'sh'] : [process.execPath, cli, 'serve']
   const own = ['--port', '0', '--data-dir', t.testdir({}), '--served-model-name', MODEL, '--threads', '1', '--recovery-timeout', '60s']
   const args = [...command.slice(1), ...own, ...flags]
   const child = spawn(command[0]!, args, { env: { ...process.env, NODE_OPTIONS: '' } })
@@ -55,6 +56,11 @@ export async function startServer(t: Test, flags: readonly string[] = [], { byNp
     },
     log: () => texts.err,
   }
+}
+
+function startScript(): string {
+  const { scripts } = JSON.parse(readFileSync('package.json', 'utf8')) as { scripts: { start: string } }
+  return scripts.start.replace('node scripts/setup.mjs', 'true')
 }
 
 async function addressIn(out: () => string, ended: () => boolean, err: () => string): Promise<string> {

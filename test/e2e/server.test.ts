@@ -117,8 +117,8 @@ t.test('SIGTERM lets a stream finish', async (t) => {
   t.equal(await exit, 0)
 })
 
-t.test('SIGTERM to npm start reaches the server: nothing is left listening', async (t) => {
-  const server = await startServer(t, [], { byNpm: true })
+t.test('SIGTERM to what npm start runs reaches the server: nothing is left listening', async (t) => {
+  const server = await startServer(t, [], { byStartScript: true })
   const running = streamed(server, { content: 'How many rows?', max_tokens: 100, ...GREEDY })
   await sleep(50)
   await server.stop()
