@@ -2,6 +2,7 @@
 
 import { createRequire } from 'node:module'
 import { existsSync } from 'node:fs'
+import { env } from 'node:process'
 import { fileURLToPath } from 'node:url'
 import { EngineError, type EngineErrorCode } from './errors.js'
 
@@ -178,6 +179,9 @@ function load(): NativeAddon {
   if (path === undefined) {
     throw new EngineError('INTERNAL', `${ADDON_PATH} is missing: run "npm run setup" to build the native engine`)
   }
+  // OpenMP reads this once, when the addon brings it in. Its default spins for milliseconds at every barrier, which ruins a machine
+  // that has other work for the cores; a few microseconds cover the gaps between the operations of a step.
+  env['GOMP_SPINCOUNT'] ??= '200'
   try {
     return createRequire(import.meta.url)(path) as NativeAddon
   } catch (cause) {

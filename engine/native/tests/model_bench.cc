@@ -48,12 +48,11 @@ StepPlan plan_step(int n_sequences, int position, int n_tokens, int per, bool st
   return p;
 }
 
-struct Speeds { double prefill, decode; };
+struct Speeds { double prefill, decode, best_step_ms, prefill_cpu_ms, step_cpu_ms; };
 
 /// Tokens a second over all sequences; prompts run one sequence a step, decode all together.
 Speeds measure(Model& model, int n_sequences, int prompt, int tokens) {
   const int per = (prompt + tokens) / kBlockTokens + 1, vocab = model.info().vocab_size;
-  StepPlan all = plan_step(n_sequences, 0, prompt, per, true, true, vocab);
   const double t0 = now_ms(), c0 = cpu_ms();
   for (int s = 0; s < n_sequences; s++) {
     StepPlan p = plan_step(1, 0, prompt, per, true, true, vocab);
@@ -64,9 +63,14 @@ Speeds measure(Model& model, int n_sequences, int prompt, int tokens) {
     model.step(p);
   }
   const double t1 = now_ms(), c1 = cpu_ms();
-  for (int t = 0; t < tokens; t++) model.step(plan_step(n_sequences, prompt + t, 1, per, false, true, vocab));
+  double best = 1e30;
+  for (int t = 0; t < tokens; t++) {
+    const double begin = now_ms();
+    model.step(plan_step(n_sequences, prompt + t, 1, per, false, true, vocab));
+    best = std::min(best, now_ms() - begin);
+  }
   const double t2 = now_ms(), c2 = cpu_ms();
-  return {n_sequences * prompt / (t1 - t0) * 1e3, n_sequences * tokens / (t2 - t1) * 1e3};
+  return {n_sequences * prompt / (t1 - t0) * 1e3, n_sequences * tokens / (t2 - t1) * 1e3, best, (c1 - c0) / n_sequences, (c2 - c1) / tokens};
 }
 
 }  // namespace
@@ -94,12 +98,14 @@ int main(int argc, char** argv) {
     for (const auto& [purpose, bytes] : model->memory()) std::printf("  %-10s %8.1f MiB\n", purpose.c_str(), double(bytes) / (1 << 20));
     std::stringstream list(args["sequences"]);
     for (std::string n; std::getline(list, n, ',');) {
-      Speeds best{0, 0};
+      Speeds best{0, 0, 1e30, 1e30, 1e30};
       for (int r = 0; r < std::atoi(args["repeat"].c_str()); r++) {
         const Speeds s = measure(*model, std::atoi(n.c_str()), std::atoi(args["prompt"].c_str()), std::atoi(args["tokens"].c_str()));
-        best = {std::max(best.prefill, s.prefill), std::max(best.decode, s.decode)};
+        best = {std::max(best.prefill, s.prefill), std::max(best.decode, s.decode), std::min(best.best_step_ms, s.best_step_ms),
+                std::min(best.prefill_cpu_ms, s.prefill_cpu_ms), std::min(best.step_cpu_ms, s.step_cpu_ms)};
       }
-      std::printf("sequences %3s  prefill %s: %8.1f tok/s   decode: %8.1f tok/s\n", n.c_str(), args["prompt"].c_str(), best.prefill, best.decode);
+      std::printf("sequences %3s  prefill %s: %8.1f tok/s   decode: %8.1f tok/s (best step %.2f ms); processor time %.1f ms a prompt, %.2f ms a step\n",
+                  n.c_str(), args["prompt"].c_str(), best.prefill, best.decode, best.best_step_ms, best.prefill_cpu_ms, best.step_cpu_ms);
       std::fflush(stdout);
     }
   } catch (const Error& e) {
