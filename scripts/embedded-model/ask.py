@@ -29,6 +29,28 @@ class NotApplicable(Exception):
     pass
 
 
+FINITE = {"costing": ("cost", "costs"), "earning": ("earn", "earns"), "weighing": ("weigh", "weighs"), "lasting": ("last", "lasts"), "making": ("make", "makes"), "holding": ("hold", "holds"), "scoring": ("score", "scores"), "having": ("have", "has"), "with": ("have", "has"),
+          "living": ("live", "lives"), "containing": ("contain", "contains"), "lacking": ("lack", "lacks")}
+BE = {"paid", "aged", "rated", "priced", "in", "from", "by", "of", "marked", "not", "outside", "located", "based", "made", "done", "older", "younger", "longer", "shorter", "heavier", "lighter", "taller", "higher", "lower", "larger", "bigger", "smaller", "faster", "slower", "cheaper",
+      "more", "less", "deeper", "hotter", "warmer", "colder", "cooler", "farther", "due", "named", "called", "worth"}
+
+
+def finite(frag: str, one: bool) -> str | None:
+    """"with a price over 5" -> "have a price over 5", "hired in 2020" -> "were hired in 2020"; None where it does not work."""
+    first, _, rest = frag.partition(" ")
+    if first in FINITE:
+        return f"{FINITE[first][one]} {rest}"
+    if first == "without":
+        return f"{'has' if one else 'have'} no {re.sub('^(a|any) ', '', rest)}"
+    if first in BE:
+        return f"{'is' if one else 'are'} {frag}"
+    if first in lx.PARTICIPLES:
+        return f"{'was' if one else 'were'} {frag}"
+    if first in ("that", "who", "which") and not one and rest.split(" ")[0] in ("have", "cost", "weigh", "are", "were", "take", "hold", "earn", "make", "scored", "live"):
+        return rest
+    return None
+
+
 def join_and(items: list[str], word: str = "and") -> str:
     if len(items) < 3:
         return f" {word} ".join(items)
@@ -94,10 +116,14 @@ class Asker:
         if r < (0.25 if self.raw_bias else 0.05):
             return t.ident
         words = t.plur if many else t.sing
+        if t.sing in lx.NOUN_SYNONYMS and self.chance(0.12):
+            other = self.rng.choice(lx.NOUN_SYNONYMS[t.sing])
+            if not any(other in (o.sing, o.plur) or other in o.sing for o in self.schema.tables):
+                return plural(other) if many else other
         parts = words.split(" ")
         if len(parts) > 1 and self.chance(0.1) and not any(parts[-1] in o.sing.split(" ") or parts[-1] in o.plur.split(" ") for o in self.schema.tables if o is not t):
             return parts[-1]
-        if t.is_people and many and self.chance(0.04):
+        if t.is_people and many and self.chance(0.06):
             return "people"
         return words
 
@@ -188,6 +214,9 @@ class Asker:
             options = [f"with {s} {vx}", f"whose {s} is {vx}", f"where {s} is {vx}", f"with a {s} of {vx}", f"where {s} = {vx}", f"that have {s} {vx}", f"with exactly {vx} {s}", f"where the {s} equals {vx}"]
             if c.kind == "year":
                 options = [f"from {vx}", f"from the year {vx}", f"with {s} {vx}", f"whose {s} is {vx}", f"where {s} is {vx}", f"of {vx}", f"in {vx}"]
+                participle = re.sub(r"( year| in)$|^year ", "", c.words)
+                if participle in lx.PARTICIPLES:
+                    options += [f"{participle} in {vx}"] * 6
             return ("cmp", "=", e, ("lit", x)), rng.choice(options), ""
         if want == "not":
             vx = self.v(x, c)
@@ -198,6 +227,9 @@ class Asker:
             if lo == hi:
                 return None
             a, b = self.v(lo, c, unit=False), self.v(hi, c)
+            participle = re.sub(r"( year| in)$|^year ", "", c.words)
+            if c.kind == "year" and participle in lx.PARTICIPLES and self.chance(0.5):
+                return ("between", e, ("lit", lo), ("lit", hi), False), self.pick(f"{participle} between {a} and {b}", f"that were {participle} between {a} and {b}", f"{participle} from {a} to {b}"), ""
             return ("between", e, ("lit", lo), ("lit", hi), False), pick(f"with {s} between {a} and {b}", f"whose {s} is between {a} and {b}", f"where {s} is from {a} to {b}", f"with a {s} from {a} to {b}", f"with {s} in the range {a} to {b}",
                                                                        f"having {s} between {a} and {b}", f"where {s} is between {a} and {b}", f"with a {s} between {a} and {b}", f"with {s} of at least {a} and at most {b}", f"with {s} {a}-{b}"), ""
         if want == "in":
@@ -223,6 +255,8 @@ class Asker:
                 options += [f"in {vx}", f"from {vx}", f"located in {vx}", f"based in {vx}", f"living in {vx}", f"that are in {vx}", f"who live in {vx}", f"which come from {vx}", f"in {vx}", f"from {vx}"]
             if c.kind == "person" and c is not t.label:
                 options += [f"by {vx}", f"by {vx}", f"of {vx}", f"from {vx}", f"done by {vx}"]
+                if c.head in lx.PERSON_VERBS:
+                    options += [f"{lx.PERSON_VERBS[c.head][0]} by {vx}"] * 8 + [f"that {vx} {self.pick(*lx.PERSON_VERBS[c.head])}"]
             if c.kind == "org" and c is not t.label:
                 options += [f"by {vx}", f"made by {vx}", f"from {vx}", f"of {vx}"]
         if c is t.label:
@@ -280,7 +314,7 @@ class Asker:
             w = {">": "after", "<": "before", ">=": self.pick("since", "from"), "<=": self.pick("until", "up to")}[op]
             if op == ">=" and w == "from":
                 return ("cmp", op, e, ("lit", x)), f"from {vx} {self.pick('on', 'onwards', 'or later')}", ""
-            verb = c.words.replace(" year", "") if " " in c.words else ""
+            verb = re.sub(r"( year| in)$|^year ", "", c.words) if " " in c.words or c.words in lx.PARTICIPLES else ""
             return ("cmp", op, e, ("lit", x)), self.pick(f"{verb} {w} {vx}".strip(), f"from {w} {vx}" if op in "<>" else f"{w} {vx}", f"with {s} {w} {vx}", f"whose {s} is {w} {vx}"), ""
         key = c.words if c.words in lx.COMPARATIVES else c.head
         same = [o for o in t.data() if o.head == c.head]
@@ -310,6 +344,9 @@ class Asker:
                       "payment": "paid", "repair": "repaired", "built": "built", "founded": "founded", "upload": "uploaded", "posted": "posted", "planted": "planted", "departure": "departing", "arrival": "arriving", "inspection": "inspected", "booking": "booked",
                       "invoice": "invoiced", "closed": "closed", "installed": "installed", "submitted": "submitted", "listed": "listed", "installed on": "installed", "shipment": "shipped", "transaction": "made", "loan": "loaned", "return": "returned", "review": "reviewed",
                       "updated": "updated", "opening": "opening", "approved": "approved", "completed": "completed", "rental": "rented", "checkout": "checked out", "match": "played", "event": "held"}.get(first)
+        words = c.words.split(" ")
+        if participle is None and (c.words in lx.PARTICIPLES or words[0] in lx.PARTICIPLES and words[-1] in ("on", "at", "date", "day", "in")):
+            participle = words[0]
         if participle:
             options += [participle] * 4 + [f"that were {participle}" if not participle.startswith("who") else participle]
         return self.rng.choice(options)
@@ -463,6 +500,12 @@ class Asker:
         r = self.rng.random()
         if r < 0.42 and lab and lab not in where[3]:
             people = t.is_people
+            if not where[2] and where[1] and self.chance(0.6):
+                one = people and self.chance(0.6)
+                f = finite(where[1], one)
+                if f:
+                    f = f.replace("is in", "lives in", 1) if one and f.startswith("is in") and self.chance(0.5) else f
+                    return Ask(name, self.pick(f"Who {f}?", f"Who {f}?", f"who all {f}?" if self.chance(0.1) else f"Who {f}?") if one else self.pick(f"Which {self.noun(t)} {f}?", f"What {self.noun(t)} {f}?", f"Which of the {self.noun(t)} {f}?"), Query(t, [col(t, lab)], where=where[0]))
             q = self.pick(f"Which {p}?", f"What {p}?", f"Which {t.plur} are {where[1]}?" if where[1] and where[1].startswith(("in ", "from ", "marked")) else f"Which {p}?", f"{self.lead()} the {self.says(lab, t)} of {p}", f"{self.lead()} the {self.says(lab, t)} of the {p}",
                           f"Which {t.plur} {where[1].replace('with ', 'have ', 1)}?" if where[1].startswith(("with a ", "with ")) else f"What are the {self.says(lab, t)} of {p}?", f"What are the {self.says(lab, t)} of the {p}?", f"Who are the {p}?" if people else f"Which are the {p}?",
                           f"{self.lead()} the name of every {self.noun(t, False)} {where[1]}" if where[1] and not where[2] and lab.head == "name" else f"{self.lead()} {self.says(lab, t)} of all {p}")
@@ -476,7 +519,7 @@ class Asker:
             return Ask(name, q, Query(t, [col(t, c) for c in cols], where=where[0]))
         n_ = self.pick
         q = n_(f"{self.lead()} all {p}", f"{self.lead()} {p}", f"{self.lead()} the {p}", f"{self.lead()} every {self.phrase(t, where, False)}", f"all {p}", p, f"{self.lead()} all the {p}", f"{self.lead()} all information about {p}", f"{self.lead()} any {p}",
-               f"Are there any {p}? List them." if self.chance(0.3) else f"{self.lead()} only the {p}", f"{self.lead()} rows from {t.ident} {where[1]}" if where[1] and not where[2] else f"{self.lead()} all {p}", f"I'm looking for {p}", f"{self.lead()} full details of {p}")
+               self.pick(f"Are there any {p}? List them.", f"Are there {p}? Show them.", f"Do we have {p}?") if self.chance(0.4) else f"{self.lead()} only the {p}", f"{self.lead()} rows from {t.ident} {where[1]}" if where[1] and not where[2] else f"{self.lead()} all {p}", f"I'm looking for {p}", f"{self.lead()} full details of {p}")
         return Ask(name, q, Query(t, where=where[0]))
 
     def filter_cmp(self) -> Ask:
@@ -524,6 +567,16 @@ class Asker:
         q = self.pick(f"What is the {s} of {who}?", f"{self.lead()} the {s} of {who}", f"{self.lead()} {who}'s {s}", f"What's the {s} of {who}?", f"{s} of {who}", f"What {s} does {who} have?", f"Tell me the {s} of {who}", f"Which {s} has {who}?", f"What is {who}'s {s}?")
         if c.kind == "date":
             q = self.pick(q, f"When was the {s} of {who}?", f"On which date was the {s} of {who}?")
+        first = c.words.split(" ")[0]
+        if (c.kind in ("date", "year")) and first in lx.PARTICIPLES and self.chance(0.6):
+            q = self.pick(f"When was {who} {first}?", f"When was {who} {first}?", f"In which year was {who} {first}?" if c.kind == "year" else f"On what date was {who} {first}?", f"what year was {who} {first}" if c.kind == "year" else f"when was {who} {first}")
+        if c.head in lx.HOW and c.numeric and self.chance(0.45) and len([o for o in t.data() if o.head == c.head]) == 1:
+            q = self.rng.choice(lx.HOW[c.head]).replace("{x}", who) + "?"
+        if c.kind == "person" and c.head in lx.PERSON_VERBS and self.chance(0.6):
+            past, now = lx.PERSON_VERBS[c.head]
+            q = self.pick(f"Who {now} {who}?", f"Who {past} {who}?", f"Who is the {s} of {who}?", f"By whom was {who} {past}?", f"Who was {who} {past} by?")
+        if c.kind in ("cat", "city", "country", "state") and self.chance(0.2):
+            q = self.pick(f"Which {s} is {who} in?", f"What {s} is {who}?", f"In which {s} is {who}?", f"Which {s} does {who} belong to?")
         if c.kind in ("city", "country") and self.chance(0.4):
             q = self.pick(f"Where is {who}?" if len([o for o in t.data() if o.kind in ("city", "country", "state")]) == 1 else q, f"In which {s} is {who}?", f"In what {s} is {who} located?")
         return Ask("filter", q, Query(t, [col(t, c)], where=where))
@@ -537,6 +590,10 @@ class Asker:
         if c.numeric or c.kind == "year":
             how = self.pick(f"sorted by {s} descending", f"from highest to lowest {s}", f"ordered by {s} from high to low", f"by {s}, highest first", f"in descending order of {s}", f"by descending {s}", f"largest {s} first", f"sorted by {s} in descending order") if desc else self.pick(
                 f"sorted by {s}", f"ordered by {s}", f"from lowest to highest {s}", f"in ascending order of {s}", f"by {s}", f"sorted by {s} ascending", f"by {s}, lowest first", f"ordered by increasing {s}", f"arranged by {s}", f"order by {s} asc")
+            key = c.words if c.words in lx.SUPERLATIVES else c.head
+            if key in lx.SUPERLATIVES and self.chance(0.3) and len([o for o in t.data() if o.head == c.head]) == 1:
+                up, down = (self.rng.choice(x) for x in lx.SUPERLATIVES[key])
+                how = self.pick(f"from {up} to {down}", f"{up} first", f"from {up} to {down} {s}") if desc else self.pick(f"from {down} to {up}", f"{down} first", f"from {down} to {up} {s}")
         elif c.kind == "date":
             how = self.pick(f"newest first by {s}", f"latest {s} first", f"by {s}, most recent first", f"sorted by {s} from newest to oldest", f"by {s} descending", f"ordered by {s} with the newest first") if desc else self.pick(
                 f"oldest first by {s}", f"by {s}", f"sorted by {s}", f"ordered by {s}", f"earliest {s} first", f"in order of {s}", f"in chronological order of {s}", f"from oldest to newest {s}")
@@ -591,7 +648,12 @@ class Asker:
             else:
                 core = f"{vn} {p} {by}"
         else:
-            core = f"{adj} {p}" if adj and self.chance(0.65) else f"{p} {by}"
+            core = (f"{adj} {p}" if self.chance(0.8) else f"{adj} {p} by {s}") if adj and self.chance(0.65) else f"{p} {by}"
+        if label_of and n == 1 and t.is_people and not where and self.chance(0.4):
+            says = [f"Who has the {hi} {s}?", f"Who is the {adj}?" if adj and adj.endswith("est") else f"Who has the {hi} {s}?"]
+            if c.head in ("salary", "wage", "pay"):
+                says += [f"Who earns the {'most' if desc else 'least'}?", f"Who is paid the {'most' if desc else 'least'}?", f"Who is {adj}?" if adj else says[0]]
+            return Ask("order/limit", self.rng.choice(says), Query(t, [col(t, lab)], order=[(col(t, c), "DESC" if desc else "ASC")], limit=1))
         if label_of:
             what = self.pick(f"Which {core}?" if n > 1 else f"Which {p} has the {hi} {s}?", f"What {self.pick('is', 'is') if n == 1 else 'are'} the {core}?", f"Which {self.noun(t, False)} is the {adj}?" if adj and n == 1 and not where else f"Which {core.replace('with the', 'has the').replace('having the', 'has the')}?" if n == 1 else f"Which are the {core}?",
                              f"{'Who is' if n == 1 else 'Who are'} the {core}?" if t.is_people else f"{'What is' if n == 1 else 'What are'} the name{'s' if n > 1 else ''} of the {core}?" if lab.head == "name" else f"{self.lead()} the {self.says(lab, t) if n > 1 else self.say(lab, t)} of the {core}",
@@ -641,8 +703,12 @@ class Asker:
                       f"total number of {p}", f"{self.lead()} the count of {p}", f"how many rows are in {t.ident}?" if not where else f"count of {p}", f"How many {p} are in the database?")
         if where and where[1].startswith(("in ", "from ", "marked", "located")) and not where[2] and self.chance(0.4):
             q = f"How many {self.noun(t)} are {where[1]}?"
-        if where and where[1].startswith("with ") and not where[2] and self.chance(0.3):
-            q = f"How many {self.noun(t)} have {where[1][5:]}?"
+        if where and where[1] and not where[2] and self.chance(0.4):
+            f = finite(where[1], False)
+            if f:
+                if t.is_people and f.startswith("are in") and self.chance(0.5):
+                    f = f.replace("are in", self.pick("live in", "live in", "work in"), 1)
+                q = self.pick(f"How many {self.noun(t)} {f}?", f"How many of the {self.noun(t)} {f}?", f"How many {self.noun(t)} {f}?")
         return Ask("aggregate", q, Query(t, [COUNT], where=where[0] if where else None))
 
     AGG = {"SUM": ["total", "sum of", "combined", "overall", "total", "summed"], "AVG": ["average", "mean", "average", "avg"], "MAX": ["highest", "maximum", "largest", "biggest", "max", "greatest"], "MIN": ["lowest", "minimum", "smallest", "min", "least"]}
@@ -667,8 +733,19 @@ class Asker:
             a += f" and {self.agg_words(fn2, c, t)}" if self.chance(0.5) else f" and the {self.rng.choice([w for w in self.AGG[fn2] if w != 'sum of'])} {self.say(c, t)}"
             select.append(("agg", fn2, col(t, c), False))
         q = self.pick(f"What is the {a} of {p}?", f"{self.lead()} the {a} of {p}", f"{a} of {p}", f"What is the {a} of all {p}?", f"{self.lead()} the {a} for {p}", f"What's the {a} among {p}?", f"Calculate the {a} of {p}", f"Compute the {a} of the {p}", f"{a} for {p}", f"Tell me the {a} of all {p}", f"What is the {a} across {p}?")
-        if fn == "SUM" and len(select) == 1 and self.chance(0.15):
-            q = f"How much {self.say(c, t)} do {p} have in total?"
+        if fn == "SUM" and len(select) == 1 and self.chance(0.2):
+            s = self.say(c, t)
+            q = self.pick(f"How much {s} do {p} have in total?", f"What is the total number of {self.says(c, t)} of {p}?" if c.kind == "int" else f"How much {s} in total for {p}?", f"How many {self.says(c, t)} do {p} have in total?" if c.kind == "int" else f"What do the {p} add up to in {s}?",
+                          f"What is the sum of all {self.says(c, t)} of {p}?", f"Add up the {s} of {p}", f"Sum the {s} over {p}")
+            if not where and self.chance(0.3):
+                q = self.pick(f"What is the sum of all {self.says(c, t)}?", f"What is the total {s}?", f"Sum up all {self.says(c, t)}")
+        if fn == "AVG" and len(select) == 1 and self.chance(0.2):
+            s = self.say(c, t)
+            q = self.pick(f"What is the {s} of {p} on average?", f"What {s} do {p} have on average?", f"On average, what is the {s} of {p}?", f"How much {s} do {p} have on average?", f"What do {p} cost on average?" if c.head in ("price", "cost") else f"{s} of {p} on average",
+                          f"average number of {self.says(c, t)} of {p}" if c.kind == "int" else f"What's the typical (average) {s} of {p}?")
+        if fn in ("MAX", "MIN") and len(select) == 1 and self.chance(0.2) and c.kind in ("date", "year") and c.words.split(" ")[0] in lx.PARTICIPLES:
+            first = c.words.split(" ")[0]
+            q = self.pick(f"When was the {'last' if fn == 'MAX' else 'first'} {self.phrase(t, where, False)} {first}?", f"When was the {'newest' if fn == 'MAX' else 'oldest'} {self.phrase(t, where, False)} {first}?")
         return Ask("aggregate", q, Query(t, select, where=where[0] if where else None))
 
     def distinct(self) -> Ask:
@@ -812,6 +889,8 @@ class Asker:
         if key in lx.COMPARATIVES and self.chance(0.35) and len([o for o in t.data() if o.head == c.head]) == 1:
             f = f"{self.rng.choice(lx.COMPARATIVES[key][0 if up else 1])} {self.pick('average', 'the average')}"
         lab = t.label
+        if lab and self.chance(0.3) and (g := finite(f, t.is_people)):
+            return Ask("sub-query", f"Who {g}?" if t.is_people else f"Which {self.noun(t)} {g}?", Query(t, [col(t, lab)], where=where))
         if lab and self.chance(0.5):
             return Ask("sub-query", self.pick(f"Which {self.noun(t)} {f.replace('with ', 'have ', 1) if f.startswith('with ') else f}?", f"{self.lead()} the {self.says(lab, t)} of {self.noun(t)} {f}", f"What are the {self.says(lab, t)} of {self.noun(t)} {f}?"), Query(t, [col(t, lab)], where=where))
         return Ask("sub-query", self.pick(f"{self.lead()} {self.noun(t)} {f}", f"{self.lead()} all {self.noun(t)} {f}", f"{self.noun(t)} {f}"), Query(t, where=where))
@@ -889,13 +968,23 @@ class Asker:
                       f"{self.lead()} the {an} of every {self.noun(ch, False)} and its {of}" if side is not ch else f"{self.lead()} the {an} of the {cn} together with the {of}", f"{an} and {of} of {cn}") + tail
         return Ask("join", q, Query(ch, [*(col(ch, x) for x in a), *(col(pa, x) for x in b)], joins=[self.on(ch, fk, pa, pa)], where=where[0] if where else None))
 
+    def join_all(self) -> Ask:
+        """Every child with its parent's label."""
+        ch, fk, pa = self.edge()
+        b = self.label(pa)
+        cn, pn, bn = self.noun(ch), self.noun(pa, False), self.say(b, pa)
+        verb = self.rng.choice(lx.VERBS)
+        q = self.pick(f"{self.lead()} all {cn} with the {bn} of the {pn}", f"{self.lead()} every {self.noun(ch, False)} together with the {bn} of its {pn}", f"{self.lead()} all {cn} and the {bn} of the {pn}", f"{self.lead()} all {cn} together with their {pn} {bn}", f"all {cn} with the {pn} {bn}",
+                      f"{self.lead()} all {cn} together with the {bn} of the {pn} {'who' if pa.is_people else 'that'} {verb} them", f"{self.lead()} {cn} including the {pn}'s {bn}")
+        return Ask("join", q, Query(ch, [("star", ch), col(pa, b)], joins=[self.on(ch, fk, pa, pa)]))
+
     def parent_words(self, ch: Table, pa: Table, where) -> str:
         """The parent's condition said about the child: "of customers from Paris", "whose author is Ann Lee"."""
         tree, frag, adj, used = where
         if tree[0] == "cmp" and tree[1] == "=" and used[0] is pa.label and self.chance(0.85):
             vx = self.v(tree[3][1], used[0])
             n = self.noun(pa, False)
-            return self.pick(f"of {vx}", f"of {n} {vx}", f"of the {n} {vx}", f"by {vx}", f"for {vx}", f"whose {n} is {vx}", f"for {n} {vx}", f"belonging to {vx}", f"from {vx}", f"with {n} {vx}", f"of the {n} named {vx}", f"in {vx}", f"{self.rng.choice(lx.VERBS)} by {vx}", f"from the {n} {vx}", f"in the {vx} {n}", f"in the {n} {vx}", f"at {vx}")
+            return self.pick(f"of {vx}", f"of {n} {vx}", f"of the {n} {vx}", f"by {vx}", f"for {vx}", f"whose {n} is {vx}", f"for {n} {vx}", f"belonging to {vx}", f"from {vx}", f"with {n} {vx}", f"of the {n} named {vx}", f"in {vx}", f"{self.rng.choice(lx.VERBS)} by {vx}", f"from the {n} {vx}", f"in the {vx} {n}", f"in the {n} {vx}", f"at {vx}", f"who work in {vx}" if ch.is_people else f"in {vx}", f"working in {vx}" if ch.is_people else f"on {vx}", f"that belong to {vx}", f"that {vx} {self.rng.choice(lx.VERBS)}", f"on {n} {vx}", f"that {vx} has")
         p = self.phrase(pa, where)
         one = self.phrase(pa, where, False)
         return self.pick(f"of {p}", f"of {p}", f"from {p}", f"for {p}", f"by {p}", f"whose {self.noun(pa, False)} is {adj}" if adj and not frag else f"belonging to {p}", f"that belong to {p}", f"{self.rng.choice(lx.VERBS)} by {p}", f"of a {one}", f"in {p}", f"related to {p}", f"at {p}", f"linked to a {one}")
@@ -921,6 +1010,18 @@ class Asker:
         tree = trees[0] if len(trees) == 1 else ("and", trees)
         join = [self.on(ch, fk, pa, pa)]
         r = self.rng.random()
+        if where[3][0] is pa.label and where[0][0] == "cmp" and where[0][1] == "=" and len(trees) == 1 and r < 0.3:
+            vx = self.v(where[0][3][1], pa.label)
+            who = self.pick(vx, vx, f"{self.noun(pa, False)} {vx}", f"the {self.noun(pa, False)} {vx}")
+            verb = self.rng.choice(lx.VERBS)
+            if r < 0.1:
+                return Ask("join", self.pick(f"How many {p} does {who} have?", f"How many {p} did {who} {self.pick('make', 'have', 'place', 'get', 'do')}?", f"How many {p} has {who} {verb}?", f"How many {p} were {verb} by {who}?"), Query(ch, [COUNT], joins=join, where=tree))
+            money = [c for c in ch.data() if c.kind == "money"]
+            if r < 0.17 and len(money) == 1:
+                return Ask("join", self.pick(f"How much did {who} {self.pick('spend', 'pay', 'earn', 'bring in')}?", f"How much has {who} {self.pick('spent', 'paid', 'earned')} in total?", f"total {self.say(money[0], ch)} of {who}", f"What is the total {self.say(money[0], ch)} of {who}?"), Query(ch, [("agg", "SUM", col(ch, money[0]), False)], joins=join, where=tree))
+            c = ch.label if ch.label and self.chance(0.5) else self.column(ch)
+            s = self.says(c, ch)
+            return Ask("join", self.pick(f"What {s} did {who} {self.pick('get', 'have', 'order', 'receive', 'make', 'buy', 'use')}?", f"Which {s} has {who} {verb}?", f"What are {who}'s {p}? Show the {s}" if c is not ch.label else f"What {p} does {who} have?", f"Which {s} belong to {who}?", f"{who}'s {s}", f"What {s} does {who} have?"), Query(ch, [col(ch, c)], joins=join, where=tree))
         if r < 0.25:
             q = self.pick(f"How many {p} {words} are there?", f"How many {p} {words}?", f"Count the {p} {words}", f"number of {p} {words}", f"{self.lead()} the number of {p} {words}")
             return Ask("join", q, Query(ch, [COUNT], joins=join, where=tree))
@@ -952,7 +1053,12 @@ class Asker:
         p = self.phrase(ch, own)
         rel = self.rel(ch, pa)
         one = self.phrase(ch, own, False)
-        q = self.pick(f"Which {self.noun(pa)} have {p}?", f"{self.lead()} the {self.says(lab, pa)} of {self.noun(pa)} {rel} {p}", f"Which {self.noun(pa)} {rel.replace('who ', '').replace('that ', '').replace('which ', '').replace('having', 'have').replace('with', 'have')} {p}?", f"{self.lead()} the {self.says(lab, pa)} of all {self.noun(pa)} {rel} a {one}",
+        if self.chance(0.25):
+            mine = self.conditions(pa, 1)
+            who = self.phrase(pa, mine)
+            q = self.pick(f"Which {who} have {p}?", f"Which {who} have a {one}?", f"{self.lead()} the {self.says(lab, pa)} of {who} that have a {one}", f"{self.lead()} {who} who also have {p}" if pa.is_people else f"{self.lead()} the {self.says(lab, pa)} of {who} with {p}", f"Which {who} have at least one {one}?")
+            return Ask("join", q, Query(pa, [col(pa, lab)], distinct=True, joins=[self.on(ch, fk, pa, ch)], where=("and", [mine[0], own[0]])))
+        q = self.pick(f"Which {self.noun(pa)} have {p}?", f"Which {self.noun(pa)} have a {one}?", f"{self.lead()} the {self.says(lab, pa)} of {self.noun(pa)} {rel} {p}", f"Which {self.noun(pa)} {rel.replace('who ', '').replace('that ', '').replace('which ', '').replace('having', 'have').replace('with', 'have')} {p}?", f"{self.lead()} the {self.says(lab, pa)} of all {self.noun(pa)} {rel} a {one}",
                       f"{self.lead()} the names of {self.noun(pa)} {rel} {p}" if lab.head == "name" else f"What are the {self.says(lab, pa)} of the {self.noun(pa)} {rel} {p}?", f"{self.says(lab, pa)} of {self.noun(pa)} {rel} {p}", f"Who {self.rng.choice(lx.VERBS)} {p}?" if pa.is_people else f"Which {self.noun(pa)} have at least one {one}?")
         return Ask("join", q, Query(pa, [col(pa, lab)], distinct=True, joins=[self.on(ch, fk, pa, ch)], where=own[0]))
 
@@ -990,6 +1096,8 @@ class Asker:
             a = self.agg_words(fn, c, ch)
             q = self.pick(f"What is the {a} of {p} per {name}?", f"{self.lead()} the {a} of {p} for each {name}", f"{a} of {p} by {name}", f"For each {name}, show the {a} of {p}", f"{self.lead()} each {name} with the {a} of their {p}", f"{a} per {name}" if not where else f"{a} of {p} per {name}", f"What is the {a} for each {name}?" if not where else f"{self.lead()} the {a} of {p} by {name}",
                           f"How much {self.say(c, ch)} does each {name} have in total?" if fn == "SUM" and not where else f"{self.lead()} the {a} of {p} for every {name}")
+            if fn == "SUM" and c.kind == "money" and len([o for o in ch.data() if o.kind == "money"]) == 1 and not where and self.chance(0.25):
+                q = self.pick(f"How much has each {name} {self.pick('spent', 'paid', 'earned', 'sold', 'brought in')} in total?", f"How much did every {name} {self.pick('spend', 'pay', 'earn', 'sell')}?", f"{self.lead()} how much each {name} has {self.pick('spent', 'paid', 'earned')}", f"total spent per {name}")
         group = [col(pa, pa.pk)] if by_label else [ge]
         stmt = Query(pa, [ge, e], joins=[self.on(ch, fk, pa, ch)], where=where[0] if where else None, group=group)
         if zero and e is COUNT:
@@ -1108,8 +1216,11 @@ class Asker:
             else:
                 c = self.conditions(b, 1)
                 where, bw = c[0], self.phrase(b, c)
+                if where[0] == "cmp" and where[1] == "=" and c[3][0].kind in ("org", "cat", "text") and self.chance(0.5):
+                    vx = self.v(where[3][1], c[3][0])
+                    bw = self.pick(f"a {vx}", f"any {vx}", f"{vx} {self.noun(b)}", f"a {vx} {self.noun(b, False)}")
             q = self.pick(f"{self.lead()} the {self.says(la, a)} of {self.noun(a)} {verb} by {bw}", f"Which {self.noun(a)} were {verb} by {bw}?", f"Which {self.noun(a)} have {self.noun(m)} with {bw}?", f"{self.lead()} the {self.says(la, a)} of {self.noun(a)} that have a {self.noun(m, False)} for {bw}", f"Which {self.noun(a)} has {bw} {verb}?",
-                          f"{self.says(la, a)} of {self.noun(a)} {verb} by {bw}", f"Which {self.noun(a)} are linked to {bw} through {self.noun(m)}?", f"{self.lead()} {self.says(la, a)} of all {self.noun(a)} with {bw}", f"{self.noun(a)} of {bw}", f"Which {self.noun(a)} {verb} {bw}?")
+                          f"{self.says(la, a)} of {self.noun(a)} {verb} by {bw}", f"Which {self.noun(a)} are linked to {bw} through {self.noun(m)}?", f"{self.lead()} {self.says(la, a)} of all {self.noun(a)} with {bw}", f"{self.noun(a)} of {bw}", f"Which {self.noun(a)} {verb} {bw}?", f"Which {self.noun(a)} have {verb} {bw}?", f"What {self.noun(a)} did {bw} {self.pick('order', 'get', 'use', 'have', 'buy', 'see', 'treat')}?", f"Which {self.noun(a)} did {bw} {self.pick('order', 'borrow', 'use', 'have', 'buy', 'see', 'teach')}?")
             return Ask("join 3+", q, Query(a, [col(a, la)], distinct=True, joins=joins, where=where))
         if r < 0.6:
             # children count or sum per top label
@@ -1332,6 +1443,15 @@ class Asker:
             body = ", ".join(f"{self.say(c, t)}{self.pick('=', ': ', ' = ')}{vv(x, c)}" for x, c in zip(vals, cols))
             q = self.pick(f"Add a row to {t.ident} with {body}", f"Insert a new {n} ({body})", f"insert into {self.noun(t)}: {body}", f"Add {n} {body}")
         elif cols[0] is t.label:
+            place = next(((x, c) for x, c in zip(vals, cols) if c.kind in ("city", "country") and c is not cols[0]), None)
+            rest = [(x, c) for x, c in list(zip(vals, cols))[1:]]
+            if place and self.chance(0.6):
+                rest.remove(place)
+                others = join_and([f"{self.pick('', 'the ')}{self.say(c, t)} {vv(x, c)}" for x, c in rest])
+                cols = [cols[0], place[1], *(c for _, c in rest)]
+                vals = [vals[0], place[0], *(x for x, _ in rest)]
+                q = self.pick(f"Add a {n} {self.pick('called', 'named')} {vv(vals[0], cols[0])} from {vv(*place)}", f"Add {vv(vals[0], cols[0])} from {vv(*place)} to {self.noun(t)}", f"Insert {n} {vv(vals[0], cols[0])} from {vv(*place)}", f"New {n}: {vv(vals[0], cols[0])} in {vv(*place)}") + (self.pick(" with ", ", ") + others if rest else "")
+                return Ask("insert", q, Insert(t, cols, vals))
             pairs = [f"{self.say(c, t)} {vv(x, c)}" for x, c in list(zip(vals, cols))[1:]]
             q = self.pick(f"Add {n} {vv(vals[0], cols[0])} with {join_and(pairs)}", f"Add a {n} named {vv(vals[0], cols[0])} with {join_and(pairs)}", f"Insert a {n} called {vv(vals[0], cols[0])}, {', '.join(pairs)}", f"Add {vv(vals[0], cols[0])} to {self.noun(t)} with {join_and(pairs)}", f"Create a {n} called {vv(vals[0], cols[0])} with {join_and(pairs)}") if pairs else f"Add a {n} named {vv(vals[0], cols[0])}"
         else:
@@ -1364,7 +1484,11 @@ class Asker:
                 up = self.chance(0.7)
                 f = round(1 + p / 100 if up else 1 - p / 100, 2)
                 e = ("bin", "*", col(t, c), ("lit", f))
-                q = self.pick(f"{'Increase' if up else 'Decrease'} the {s} of {who} by {p}%", f"{'Raise' if up else 'Reduce'} the {s} of {who} by {p} percent", f"{'Raise' if up else 'Lower'} {s} by {p}% for {who}", f"{'Increase' if up else 'Cut'} {s} of {who} by {p}%")
+                if c.head in ("salary", "wage", "pay", "price", "cost", "fee") and self.chance(0.4):
+                    pay = c.head in ("salary", "wage", "pay")
+                    q = self.pick(f"Give {who} a {p}% {'raise' if pay else 'price increase'}", f"Give {who} a {'raise' if pay else 'price increase'} of {p}%") if up else self.pick(f"Give {who} a {p}% {'pay cut' if pay else 'discount'}", f"Give {who} a {'pay cut' if pay else 'discount'} of {p} percent")
+                else:
+                    q = self.pick(f"{'Increase' if up else 'Decrease'} the {s} of {who} by {p}%", f"{'Raise' if up else 'Reduce'} the {s} of {who} by {p} percent", f"{'Raise' if up else 'Lower'} {s} by {p}% for {who}", f"{'Increase' if up else 'Cut'} {s} of {who} by {p}%")
             elif r < 0.85:
                 k = self.rng.choice([1, 1, 2, 5, 10, 50, 100, 500])
                 up = self.chance(0.65)
@@ -1374,6 +1498,14 @@ class Asker:
                 e = ("bin", "*", col(t, c), ("lit", 2))
                 q = f"Double the {s} of {who}"
             return Ask("update", q, Update(t, [(c, e)], where))
+        if c.kind == "bool" and self.chance(0.45):
+            bare = re.sub(r"^(is|has) ", "", c.words)
+            yes = self.chance(0.75) or c.words.startswith("has ")
+            if not c.words.startswith("has "):
+                return Ask("update", self.pick(f"Mark {who} as {'' if yes else 'not '}{bare}", f"{who} {self.pick('is', 'are')} {'now' if yes else 'no longer'} {bare}", f"Set {who} to {'' if yes else 'not '}{bare}", f"Flag {who} as {'' if yes else 'not '}{bare}"), Update(t, [(c, ("lit", 1 if yes else 0))], where))
+        if c.kind == "cat" and self.chance(0.3) and (c.words in ("status", "state") or len([o for o in t.data() if o.kind == "cat"]) == 1):
+            x = value(c, self.rng)
+            return Ask("update", self.pick(f"Mark {who} as {self.v(x, c)}", f"Set {who} to {self.v(x, c)}", f"{who} {self.pick('is', 'are')} now {self.v(x, c)}", f"Change {who} to {self.v(x, c)}", f"Make {who} {self.v(x, c)}"), Update(t, [(c, ("lit", x))], where))
         sets = [(c, value(c, self.rng))]
         if self.chance(0.15):
             c2 = self.column(t, avoid=[c, *([lab] if lab else [])])
@@ -1411,7 +1543,7 @@ class Asker:
             except NotApplicable:
                 pass
         w = self.conditions(t)
-        return Ask("delete", f"{verb} {self.pick('all ', '', 'the ', 'every one of the ')}{self.phrase(t, w)}", Delete(t, w[0]))
+        return Ask("delete", f"{verb} {self.pick('all ', '', 'the ', 'all the ')}{self.phrase(t, w)}" if self.chance(0.75) else f"{verb} {self.pick('every', 'each', 'any')} {self.phrase(t, w, False)}", Delete(t, w[0]))
 
     CREATE_HEADS = {"int": ["age", "quantity", "stock", "year", "count", "capacity", "pages", "floor", "level", "points", "seats"], "money": ["price", "cost", "amount", "salary", "budget", "fee", "total", "balance"], "real": ["rating", "weight", "height", "length", "score", "distance", "temperature", "area"],
                     "date": ["date", "birth date", "start date", "end date", "order date", "due date", "hire date"], "text": ["name", "title", "email", "city", "country", "phone", "address", "description", "status", "category", "color", "notes", "type", "author", "genre"], "bool": ["is active", "active", "paid", "available", "verified", "completed"]}
@@ -1482,7 +1614,7 @@ class Asker:
 
 
 KINDS = {"select_all": 2.5, "select_columns": 5, "filtered": 11, "filter_cmp": 4, "filter_between": 2.2, "filter_in": 2.5, "filter_like": 3, "filter_null": 2.2, "filter_logic": 4, "filter_not": 1.5, "lookup": 5, "order": 4, "top": 8, "first_rows": 0.8,
-         "second": 1.2, "count": 6, "aggregate": 6, "distinct": 3, "group": 6, "group_top": 3.5, "having": 3, "arithmetic": 1.2, "column_vs_column": 0.8, "above_average": 3, "extreme_all": 0.8, "compare_to_row": 1.5, "join_columns": 5, "join_filter": 9,
+         "second": 1.2, "count": 6, "aggregate": 6, "distinct": 3, "group": 6, "group_top": 3.5, "having": 3, "arithmetic": 1.2, "column_vs_column": 0.8, "above_average": 3, "extreme_all": 0.8, "compare_to_row": 1.5, "join_columns": 5, "join_all": 1.2, "join_filter": 9,
          "join_parents": 3.5, "lookup_parent": 2, "join_group": 6.5, "join_top": 4.5, "join_having": 3, "without": 5, "join3": 7, "product_sum": 3.5, "case": 2.5, "date_group": 3, "date_filter": 4, "days_between": 0.5, "list_agg": 0.4, "insert": 4,
          "update": 4, "delete": 3, "create": 3}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import random
+import traceback
 
 import numpy as np
 
@@ -68,7 +69,12 @@ def _work(queue, tokenizer_file: str, task: str, seed: int, length: int, rows: i
     open_rows: list = []
     batch: list = []
     while True:
-        samples = [draw(task, rng) for _ in range(128)]
+        samples = []
+        for _ in range(128):
+            try:
+                samples.append(draw(task, rng))
+            except Exception:  # one bad sample must not cost the run; the traceback says what to mend
+                traceback.print_exc()
         for ids, weights in pack(encode(tok, samples, model_id, newline), length, open_rows, 12):
             batch.append((ids, weights))
             if len(batch) == rows:

@@ -82,7 +82,7 @@ def fill(db: sqlite3.Connection, sql: str, seed: int) -> None:
             for _, name, kind, not_null, _, pk in info:
                 kind = kind.upper()
                 if pk:
-                    row.append(i)
+                    row.append(i + 1000 if sql.startswith("INSERT") else i)  # an inserted key must be free
                 elif name in refs or ("INT" in kind and name.lower().endswith("id")):
                     row.append(None if name not in refs and not not_null and rng.random() < 0.1 else rng.randint(1, ROWS - 12))
                 elif rng.random() < 0.06 and not not_null:
@@ -106,10 +106,6 @@ def from_ddl(ddl: str, sql: str, seed: int) -> sqlite3.Connection:
     db.executescript(ddl)
     fill(db, sql, seed)
     return db
-
-
-def build(schema: Schema, sql: str, seed: int) -> sqlite3.Connection:
-    return from_ddl(plain_ddl(schema), sql, seed)
 
 
 def _norm(rows):

@@ -1,6 +1,6 @@
 """Greedy answers of the embedded model, judged by running them.
 
-usage: evaluate.py --model DIR [--set held-out|hand-written|explain|postgres] [--adapter DIR] [--n 700] [--out FILE] [--device cpu|cuda]
+usage: evaluate.py --model DIR [--set held-out|hand-written|explain|postgres] [--adapter DIR] [--n 800] [--out FILE] [--device cpu|cuda]
 
 held-out: execution accuracy on unseen schemas, by kind of query. A query is right if on three SQLite databases with generated rows it
 returns the same rows as the reference (in order where the reference orders), or leaves the same tables behind. hand-written: the same
@@ -13,16 +13,14 @@ import argparse
 import collections
 import json
 import random
-import re
-import sqlite3
 import time
 from pathlib import Path
 
 import torch
 
-import lexicon as lx
-from databases import build, same_outcome
-from prompts import Sample, conversation, explanation, refusal, render, single, small_talk
+import nf4
+from databases import from_ddl, same_outcome
+from prompts import explanation, render, single
 from query import to_sql
 
 BOS = 2
@@ -33,22 +31,7 @@ def load(path: Path, adapter: Path | None, device: str):
     from safetensors import safe_open
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
     from tokenizers import Tokenizer
-    import nf4
-    raw = {}
-    with safe_open(path / "model.safetensors", "pt") as f:
-        for k in f.keys():
-            raw[k] = f.get_tensor(k)
-    state = {}
-    for k, v in raw.items():
-        if not k.endswith(".weight"):
-            continue
-        if k + ".quant_state.bitsandbytes__nf4" not in raw:
-            state[k] = v
-            continue
-        q = json.loads(bytes(raw[k + ".quant_state.bitsandbytes__nf4"].tolist()))
-        absmax = raw[k + ".nested_quant_map"][raw[k + ".absmax"].long()] * raw[k + ".nested_absmax"].repeat_interleave(q["nested_blocksize"])[: raw[k + ".absmax"].numel()] + q["nested_offset"]
-        codes = torch.cat([v >> 4, v & 15], 1).flatten().long()
-        state[k] = (raw[k + ".quant_map"][codes].view(-1, q["blocksize"]) * absmax[:, None]).view(q["shape"]).to(torch.bfloat16)
+    state = nf4.read_checkpoint(path)
     if adapter:
         c = json.loads((adapter / "adapter_config.json").read_text())
         with safe_open(adapter / "adapter_model.safetensors", "pt") as f:
@@ -64,12 +47,12 @@ def load(path: Path, adapter: Path | None, device: str):
     # sqrt(hidden) is rounded to bf16 in a bf16 load, whatever the arithmetic here.
     scale = model.model.embed_tokens.embed_scale
     scale.copy_(scale.to(torch.bfloat16).to(scale.dtype))
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     return model.to(device).eval(), Tokenizer.from_file(str(path / "tokenizer.json"))
 
 
 @torch.no_grad()
-def answer(model, tokenizer, prompts: list[str], batch: int = 32, limit: int = 220) -> list[tuple[str, bool]]:
+def answer(model, tokenizer, prompts: list[str], batch: int = 32, limit: int = 160) -> list[tuple[str, bool]]:
     """(text, ended by <end_of_turn>) of each prompt."""
     encoded = [[BOS, *e.ids] for e in tokenizer.encode_batch(prompts, add_special_tokens=False)]
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
@@ -86,21 +69,15 @@ def answer(model, tokenizer, prompts: list[str], batch: int = 32, limit: int = 2
     return out
 
 
-def held_out(n: int) -> list[Sample]:
-    rng = random.Random(99)
-    out = []
-    while len(out) < n:
-        r = rng.random()
-        out.append(single(rng, "test") if r < 0.86 else conversation(rng, "test") if r < 0.95 else refusal(rng, "test") if r < 0.98 else small_talk(rng, "test"))
-    return out
+def held_out() -> list[dict]:
+    """The frozen test set: {kind, messages, sql (null: an answer in words), ddl} a line; written by make_held_out.py."""
+    return [json.loads(line) for line in (Path(__file__).parent / "held-out.jsonl").read_text().splitlines()]
 
 
-def judge_sample(s: Sample, text: str) -> bool:
-    statement = s.statements[-1]
-    if statement is None:
-        return text == s.messages[-1]["content"]
-    gold = to_sql(statement)
-    return any_right(lambda seed: build(s.schema, gold, seed), [gold], text)
+def judge_sample(s: dict, text: str) -> bool:
+    if s["sql"] is None:
+        return text == s["messages"][-1]["content"]
+    return any_right(lambda seed: from_ddl(s["ddl"], s["sql"], seed), [s["sql"]], text)
 
 
 def any_right(make, golds: list[str], text: str) -> bool:
@@ -126,26 +103,39 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", type=Path, required=True)
     p.add_argument("--adapter", type=Path)
-    p.add_argument("--set", default="held-out", choices=["held-out", "hand-written", "explain", "postgres"])
-    p.add_argument("--n", type=int, default=700)
+    p.add_argument("--set", default="held-out", choices=["held-out", "hand-written", "hand-written-dev", "explain", "postgres"])
+    p.add_argument("--n", type=int, default=800)
     p.add_argument("--out", type=Path)
+    p.add_argument("--prompts", type=Path, help="only write the prompts of the set to this file, for --answer on another machine")
+    p.add_argument("--answer", type=Path, help="only answer the prompts of this file, into --answers")
+    p.add_argument("--answers", type=Path, help="file of answers: read where it exists")
     p.add_argument("--show", type=int, default=0, help="print so many wrong answers")
     p.add_argument("--device", default="cpu")
     p.add_argument("--batch", type=int, default=32)
     args = p.parse_args()
-    model, tokenizer = load(args.model, args.adapter, args.device)
     t0 = time.time()
-    if args.set == "hand-written":
+
+    def answers(prompts: list[str]):
+        if args.prompts:
+            args.prompts.write_text(json.dumps(prompts))
+            raise SystemExit
+        if args.answers and args.answers.exists():
+            return json.loads(args.answers.read_text())
+        return answer(*load(args.model, args.adapter, args.device), prompts, args.batch)
+    if args.answer:
+        args.answers.write_text(json.dumps(answers(json.loads(args.answer.read_text()))))
+        return
+    if args.set.startswith("hand-written"):
         import handwritten
-        items = handwritten.items()
-        got = answer(model, tokenizer, [i.prompt for i in items], args.batch)
+        items = handwritten.items("dev" if args.set.endswith("dev") else "test")
+        got = answers([i.prompt for i in items])
         rows = [(i.kind, any_right(i.database, i.golds, g), i.prompt, i.golds[0], g, end) for i, (g, end) in zip(items, got)]
     else:
         rng = random.Random(77)
-        samples = held_out(args.n) if args.set == "held-out" else [explanation(rng, "test") if args.set == "explain" else postgres_sample(rng) for _ in range(args.n)]
-        got = answer(model, tokenizer, [render(s.messages[:-1], True) for s in samples], args.batch)
-        judge = judge_sample if args.set == "held-out" else lambda s, g: g == s.messages[-1]["content"]
-        rows = [(s.kind, judge(s, g), s.messages[-2]["content"], s.messages[-1]["content"], g, end) for s, (g, end) in zip(samples, got)]
+        samples = held_out()[: args.n] if args.set == "held-out" else [adapter_sample(args.set, rng) for _ in range(args.n)]
+        got = answers([render(s["messages"][:-1], True) for s in samples])
+        judge = judge_sample if args.set == "held-out" else lambda s, g: g == s["messages"][-1]["content"]
+        rows = [(s["kind"], judge(s, g), s["messages"][-2]["content"], s["messages"][-1]["content"], g, end) for s, (g, end) in zip(samples, got)]
     result = report([r[:2] for r in rows], args.set)
     result["ended"] = sum(r[5] for r in rows)
     print(f"ended by <end_of_turn>: {result['ended']} of {len(rows)}; {time.time() - t0:.0f} s on {args.device}")
@@ -155,12 +145,12 @@ def main() -> None:
         args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def postgres_sample(rng: random.Random) -> Sample:
-    """A held-out sample whose PostgreSQL text differs from SQLite's."""
+def adapter_sample(task: str, rng: random.Random) -> dict:
+    """A held-out sample of an adapter's task; of PostgreSQL only those whose text differs from SQLite's."""
     while True:
-        s = single(rng, "test", "postgres")
-        if to_sql(s.statements[0], "postgres") != to_sql(s.statements[0]):
-            return s
+        s = explanation(rng, "test") if task == "explain" else single(rng, "test", "postgres")
+        if task == "explain" or to_sql(s.statements[0], "postgres") != to_sql(s.statements[0]):
+            return {"kind": s.kind, "messages": s.messages}
 
 
 if __name__ == "__main__":

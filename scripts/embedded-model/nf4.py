@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 
@@ -53,3 +54,22 @@ def checkpoint_tensors(name: str, w: torch.Tensor) -> tuple[dict[str, torch.Tens
         f"{name}.weight.nested_quant_map": nested,
         f"{name}.weight.quant_state.bitsandbytes__nf4": torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8),
     }, q["values"][0]
+
+
+def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a bitsandbytes NF4 checkpoint, its linears dequantised to the bf16 values they stand for."""
+    from safetensors.torch import load_file
+    raw = load_file(path / "model.safetensors")
+    state = {}
+    for k, v in raw.items():
+        if not k.endswith(".weight"):
+            continue
+        if k + ".quant_state.bitsandbytes__nf4" not in raw:
+            state[k] = v
+            continue
+        q = json.loads(bytes(raw[k + ".quant_state.bitsandbytes__nf4"].tolist()))
+        q8 = raw[k + ".absmax"]
+        absmax = raw[k + ".nested_quant_map"][q8.long()] * raw[k + ".nested_absmax"].repeat_interleave(q["nested_blocksize"])[: q8.numel()] + q["nested_offset"]
+        codes = torch.cat([v >> 4, v & 15], 1).flatten().long()
+        state[k] = (raw[k + ".quant_map"][codes].view(-1, q["blocksize"]) * absmax[:, None]).view(q["shape"]).to(torch.bfloat16)
+    return state

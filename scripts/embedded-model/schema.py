@@ -95,6 +95,7 @@ class Schema:
     tables: list[Table]
     ddl: str = ""
     style: str = "snake"
+    keys: bool = False  # the DDL must state the foreign keys
 
     def identifiers(self) -> set[str]:
         return {norm(i) for t in self.tables for i in [t.ident, *(c.ident for c in t.columns)]}
@@ -197,7 +198,11 @@ def _invented_column(rng: random.Random) -> Column:
     if kind == "bool":
         words = rng.choice([f"is {rng.choice(lx.BOOL_WORDS)}", f"has {rng.choice(lx.NOUNS)}", rng.choice(lx.BOOL_WORDS), f"is {rng.choice(lx.ADJ)}"])
     elif kind == "date":
-        words = rng.choice([f"{rng.choice(lx.DATE_WORDS)} date", f"{modifier} date", f"{rng.choice(lx.DATE_WORDS)} date"])
+        words = rng.choice([f"{rng.choice(lx.DATE_WORDS)} date", f"{modifier} date", f"{rng.choice(lx.PARTICIPLES)} {rng.choice(['on', 'on', 'at', 'date', 'day'])}", rng.choice(lx.PARTICIPLES), f"{rng.choice(lx.NOUNS)} day"])
+    elif kind == "year" and rng.random() < 0.6:
+        words = rng.choice([rng.choice(lx.PARTICIPLES), f"{rng.choice(lx.PARTICIPLES)} in", f"{rng.choice(lx.PARTICIPLES)} year", f"year {rng.choice(lx.PARTICIPLES)}"])
+    elif kind == "person" and rng.random() < 0.5:
+        words = rng.choice(list(lx.PERSON_VERBS))
     elif kind == "words":
         words = modifier
     else:
@@ -284,7 +289,7 @@ def name_schema(schema: Schema, rng: random.Random, split: str) -> bool:
     style = schema.style
     table_style = style if rng.random() < 0.9 else rng.choice(["snake", "pascal"])
     plural_tables = rng.random() < 0.68
-    pk_style = rng.choices(["id", "table_id", "none"], [62, 33, 5])[0]
+    pk_style = rng.choices(["id", "table_id", "none", "no", "number", "code", "key"], [56, 30, 5, 3, 2, 2, 2])[0] if split == "train" else rng.choices(["id", "table_id", "none"], [62, 33, 5])[0]
     prefix = rng.random() < 0.06
     abbreviate = rng.random() < 0.08
     types = {"id": rng.choice(["INTEGER", "INTEGER", "INT", "BIGINT", "SERIAL"]), "int": rng.choice(["INTEGER", "INTEGER", "INT", "SMALLINT"]), "money": rng.choice(["REAL", "DECIMAL(10,2)", "NUMERIC", "NUMERIC(10,2)", "FLOAT", "MONEY", "DOUBLE"]),
@@ -299,8 +304,15 @@ def name_schema(schema: Schema, rng: random.Random, split: str) -> bool:
             t.ident = "tbl_" + t.ident
         t.columns = [c for c in t.columns if c.kind != "id"]
         if pk_style != "none":
-            t.pk = Column("id" if pk_style == "id" else t.sing + " id", "id")
+            word = "id" if pk_style in ("id", "table_id") else pk_style
+            t.pk = Column("id" if pk_style == "id" else f"{t.sing} {word}", "id")
             t.columns.insert(0, t.pk)
+            for c in (c for o in schema.tables for c in o.columns if c.kind == "fk" and c.ref is t):
+                if word != "id":
+                    c.words = t.pk.words
+                elif split == "train" and rng.random() < 0.06:  # a key named for its role; only the REFERENCES tells
+                    c.words = f"{rng.choice(lx.HEADS['person'])} id"
+                    schema.keys = True
     for t in schema.tables:
         for c in t.columns:
             words = c.words
@@ -328,11 +340,11 @@ def render_ddl(schema: Schema, rng: random.Random) -> str:
     multi = rng.random() < 0.45
     indent = rng.choice(["  ", "    ", "\t"])
     lower = rng.random() < 0.08
-    keys = rng.choices(["inline", "constraint", "none"], [45, 35, 20])[0]
+    keys = rng.choices(["inline", "constraint", "none"], [45, 35, 0 if schema.keys else 20])[0]
     nulls = rng.random() < 0.3
     exists = rng.random() < 0.05
     quoted = rng.random() < 0.03
-    form = rng.choices(["create", "compact"], [94, 6])[0]
+    form = "create" if schema.keys else rng.choices(["create", "compact"], [94, 6])[0]
     semi = ";" if rng.random() < 0.93 else ""
     q = (lambda i: f'"{i}"') if quoted else quote
     kw = (lambda s: s.lower()) if lower else (lambda s: s)

@@ -172,6 +172,11 @@ class Trainer:
 
 
 def load_master(path: Path, device) -> dict[str, torch.Tensor]:
+    if (path / "model.safetensors").exists():
+        cfg, state = Config(), nf4.read_checkpoint(path)
+        out = {k: torch.stack([state[f"model.layers.{i}.{k}.weight"] for i in range(cfg.num_hidden_layers)]) for k in [*cfg.shapes(), *cfg.norms()]}
+        out |= {"embed": state["model.embed_tokens.weight"], "norm": state["model.norm.weight"]}
+        return {k: v.to(device).float() for k, v in out.items()}
     out = {}
     for f in sorted(path.glob("master-*.safetensors")):
         out |= {k: v.to(device).float() for k, v in load_file(f).items()}
@@ -213,7 +218,7 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--tokenizer", required=True)
     p.add_argument("--out", type=Path, required=True)
-    p.add_argument("--init", help="directory with master-*.safetensors to go on from")
+    p.add_argument("--init", help="directory to go on from: master-*.safetensors or an exported model.safetensors")
     p.add_argument("--task", default="sql", choices=["sql", "sql-explain", "sql-postgres"])
     p.add_argument("--minutes", type=float, default=7)
     p.add_argument("--steps", type=int, default=0, help="stop after so many steps; 0: by time alone")
