@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import random
+import re
 import traceback
 
 import numpy as np
@@ -63,8 +64,10 @@ def pack(encoded, length: int, open_rows: list, want: int):
 def _work(queue, tokenizer_file: str, task: str, seed: int, length: int, rows: int):
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from tokenizers import Tokenizer
+    import schema
     tok = Tokenizer.from_file(tokenizer_file)
     model_id, newline = tok.token_to_id("model"), tok.token_to_id("\n")
+    schema.PIECES[:] = sorted(t for t in tok.get_vocab() if re.fullmatch("[a-z]{2,7}", t))
     rng = random.Random(seed)
     open_rows: list = []
     batch: list = []
@@ -93,7 +96,7 @@ class Stream:
             p.start()
 
     def next(self):
-        return self.queue.get()
+        return self.queue.get(timeout=180)  # raises Empty where the workers have died
 
     def close(self):
         for p in self.procs:

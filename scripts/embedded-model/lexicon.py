@@ -147,3 +147,11 @@ for _key, _value in {"born": (["youngest"], ["oldest"]), "birthday": (["youngest
                      "founded": (["newest", "youngest"], ["oldest"]), "listeners": (["most popular"], ["least popular"]), "views": (["most viewed", "most popular"], ["least viewed"]), "likes": (["most liked", "most popular"], ["least liked"]), "downloads": (["most downloaded"], ["least downloaded"]),
                      "sold": (["latest"], ["earliest"]), "pay": (["best paid", "highest paid"], ["worst paid"]), "charge": (["most expensive"], ["cheapest"]), "volume": (["biggest", "largest"], ["smallest"]), "voltage": (["strongest"], ["weakest"]), "strength": (["strongest"], ["weakest"])}.items():
     SUPERLATIVES.setdefault(_key, _value)
+# Parts of made-up words that look like English.
+PREFIXES = "re un sub trans inter over com con dis pre pro ex in de per sur ob under out fore mid multi anti auto bio geo hydro micro mono photo tele thermo".split()
+ROOTS = """port spect miss duct struct form script tract vers cept fer pend mit pel ject rupt scend vent vid voc volv sist solv spir tain tend test text ton tort tribut turb vac val var vict vi vig quart quest quir sal san sat sect sent sequ serv sign simil
+orig org oper opt ord orn pac pal pan par pass pat ped pen pet phys plic polit pom pop pos prim prob punct rad reg rid rot sanct sci sculp mar med mem ment merc merg migr min mir mob mod mon mord mort mot mov mut nat nav neg noc nomin not nov num
+lab lact lat laud lect leg lev lib lig lin liqu loc log loqu lum lun magn mal man mand marin mater grad gram grat greg gress hab her hosp host hum ign imag insul jud jur just kilo fac fam fend fid fil fin firm flam flect flor flu fort found frag fug fus
+gen gest glac gon dat dec dem dens dent derm dict dign doc dom don dorm dox draw drift dur dyn ego eld ess equ err ev cad cal cam cand cap carn cas caus ced cel cens cent cer cert cid circ cit civ clam clar clos cogn col commun cor corp cosm cred cresc
+cruc crypt cult cur cycl act acid acr agr alt amb ami amp ang anim ann apt aqu arb arch arm art asc aster aud aug aur aut bal bar bas bat bel bell ben brev bri bron bul bur""".split()
+SUFFIXES = "ion ed er ist ing ity ive al ous ance ment ness ary ory able or age ic ism logy graph ate ize eer ette let ling dom hood ship ward ian ant ent ure ula ium oid ade ery ish ame et on en".split()

@@ -167,21 +167,38 @@ SYL_V = "a e i o u ai ea ee io oa oo ou a e i o u".split()
 SYL_E = ["", "", "", "n", "r", "l", "m", "s", "t", "k", "x", "nd", "rk", "st", "lm", "ck", "th", "ng", "p", "d"]
 
 
+PIECES: list[str] = []  # lower-case entries of the tokenizer (data.py sets them): words of every piece are then met in training
+
+
 def pseudo_word(rng: random.Random, n: int | None = None) -> str:
+    """A word that no list holds: syllables, English-looking parts, or random pieces of the tokenizer."""
+    r = rng.random()
+    if r < 0.3 and PIECES:
+        return "".join(rng.choice(PIECES) for _ in range(rng.choice([1, 2, 2, 3])))
+    if r < 0.65:
+        return (rng.choice(lx.PREFIXES) if rng.random() < 0.4 else "") + rng.choice(lx.ROOTS) + (rng.choice(lx.ROOTS) if rng.random() < 0.25 else "") + rng.choice(lx.SUFFIXES) + (rng.choice(lx.SUFFIXES) if rng.random() < 0.2 else "")
     return "".join(rng.choice(SYL_A) + rng.choice(SYL_V) + (rng.choice(SYL_E) if i or rng.random() < 0.5 else "") for i in range(n or rng.choice([1, 2, 2, 3])))
 
 
 def words_for(rng: random.Random) -> str:
     r = rng.random()
-    if r < 0.30:
+    if r < 0.20:
         return rng.choice(lx.NOUNS)
-    if r < 0.55:
+    if r < 0.34:
         return f"{rng.choice(lx.NOUNS)} {rng.choice(lx.NOUNS)}"
-    if r < 0.75:
+    if r < 0.46:
         return f"{rng.choice(lx.ADJ)} {rng.choice(lx.NOUNS)}"
-    if r < 0.9:
+    if r < 0.76:
         return pseudo_word(rng)
-    return f"{pseudo_word(rng)} {rng.choice(lx.NOUNS)}" if r < 0.95 else f"{rng.choice(lx.NOUNS)} {pseudo_word(rng)}"
+    if r < 0.82:
+        return f"{pseudo_word(rng)} {pseudo_word(rng)}"
+    return f"{pseudo_word(rng)} {rng.choice(lx.NOUNS)}" if r < 0.91 else f"{rng.choice(lx.NOUNS)} {pseudo_word(rng)}"
+
+
+def kin(word: str, rng: random.Random) -> str:
+    """Another word with the same beginning: "picker" for "picked". Names that begin alike must not be mixed up."""
+    stem = re.sub(r"(er|ed|ing|ist|ion|s|e|y)$", "", word)
+    return (stem if len(stem) > 2 else word) + rng.choice(["er", "ed", "ing", "ist", "ion", "s", "al", "ment", "age", "et", ""])
 
 
 def invented_column(rng: random.Random, split: str) -> Column:
@@ -235,8 +252,15 @@ def invented_tables(rng: random.Random, n: int, split: str) -> list[Table]:
             if allowed(norm(label), split):
                 t.columns.append(Column(label, rng.choice(["text", "text", "person"])))
         t.columns += [invented_column(rng, split) for _ in range(rng.randint(2, 6))]
-        if tables and rng.random() < 0.9:
-            parents = rng.sample(tables, 1 if len(tables) == 1 or rng.random() < 0.6 else 2)
+        if rng.random() < 0.4:  # columns that begin like their table or like each other
+            for c in t.columns[1:]:
+                if c.kind not in ("fk", "bool") and rng.random() < 0.4:
+                    like = rng.choice([t.sing.split(" ")[-1], rng.choice(t.columns).words.split(" ")[0]])
+                    words = " ".join([kin(like, rng) if rng.random() < 0.5 else like, *(c.words.split(" ")[1:] or [rng.choice(["name", "count", "kind", "code", "total", "place", "on"])])])
+                    if allowed(norm(words), split) and norm(words) not in {norm(o.words) for o in t.columns}:
+                        c.words = words
+        if tables and rng.random() < 0.93:
+            parents = rng.sample(tables, 1 if len(tables) == 1 or rng.random() < 0.55 else 2)
             t.columns += [Column(p.sing + " id", "fk", ref=p) for p in parents]
         tables.append(t)
     return tables
@@ -270,9 +294,27 @@ def domain_tables(rng: random.Random, domain: list, n: int, split: str) -> list[
         while len(t.data()) < 2:
             t.columns.append(invented_column(rng, split))
     out = list(tables.values())
+    if split == "train" and rng.random() < 0.35:  # the same structure under other names
+        rename(out, rng, split)
     if rng.random() < 0.5:
         rng.shuffle(out)
     return out
+
+
+def rename(tables: list[Table], rng: random.Random, split: str) -> None:
+    """Gives tables and some columns invented names; keys follow their tables, kinds and values stay."""
+    for t in tables:
+        if rng.random() < 0.7:
+            t.sing = invented_table(rng, split).sing
+        for c in t.columns:
+            if c.kind not in ("fk", "bool", "date", "city", "country") and rng.random() < 0.5:
+                words = words_for(rng) if rng.random() < 0.4 else f"{words_for(rng)} {c.head}"
+                if allowed(norm(words), split):
+                    c.words = words
+    for t in tables:
+        for c in t.columns:
+            if c.kind == "fk" and c.ref is not None:
+                c.words = c.ref.sing + " id"
 
 
 STYLES = ["snake"] * 52 + ["camel"] * 13 + ["pascal"] * 13 + ["upper"] * 6 + ["joined"] * 4 + ["title"] * 4 + ["pascal_snake"] * 5
@@ -378,8 +420,8 @@ def render_ddl(schema: Schema, rng: random.Random) -> str:
 def sample_schema(rng: random.Random, split: str) -> Schema:
     pool = TRAIN_DOMAINS if split == "train" else TEST_DOMAINS
     while True:
-        n = rng.choices([1, 2, 3, 4], [27, 31, 28, 14])[0]
-        if rng.random() < (0.36 if split == "train" else 0.2):
+        n = rng.choices([1, 2, 3, 4], [22, 30, 31, 17])[0]
+        if rng.random() < (0.5 if split == "train" else 0.2):
             tables = invented_tables(rng, n, split)
         else:
             tables = domain_tables(rng, rng.choice(pool), n, split)

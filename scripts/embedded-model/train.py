@@ -94,7 +94,7 @@ class Trainer:
         adam = torch.optim.AdamW([{"params": [self.master["embed"]], "lr": a.embed_lr}, {"params": [self.master[k] for k in others if k != "embed"], "lr": a.norm_lr}], betas=(0.9, 0.95), weight_decay=0.0, fused=self.cuda)
         base_lr = [g["lr"] for g in adam.param_groups]
         t0 = None
-        step, seen, log = 0, 0, []
+        step, seen, log, saved = 0, 0, [], time.time()
         run = []
         while True:
             now = time.time()
@@ -123,6 +123,9 @@ class Trainer:
             step += 1
             seen += ids.numel()
             run.append(loss.detach())
+            if a.save_every and time.time() - saved > a.save_every:  # a run that is cut off keeps its last state
+                save_master(self.master, a.out)
+                saved = time.time()
             if step % a.log_every == 0:
                 value = torch.stack(run).mean().item()
                 run = []
@@ -236,6 +239,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--rank", type=int, default=6)
     p.add_argument("--alpha", type=float, default=12)
     p.add_argument("--lora-lr", type=float, default=4e-3)
+    p.add_argument("--save-every", type=float, default=120, help="seconds between saved states; 0: only at the end")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--log-every", type=int, default=100)
     p.add_argument("--device", default="cuda")
