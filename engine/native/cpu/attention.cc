@@ -51,7 +51,8 @@ void merge(Partial& into, const Partial& from, int64_t D) {
 /// scores[i] = q[i] . keys of one block, N queries.
 template <class T, int N>
 inline void score_block(const T* keys, const T* const* q, int64_t D, f32x16* scores) {
-  f32x16 acc[N] = {};
+  f32x16 acc[N];
+  for (int i = 0; i < N; i++) acc[i] = f32x16{};
   for (int64_t d = 0; d < D; d += kPair<T>) {
     for (int i = 0; i < N; i++) {
       if constexpr (sizeof(T) == 2) acc[i] = dot_bf16_pair(acc[i], keys + d * kBlockTokens, q[i] + d);

@@ -136,6 +136,13 @@ HiddenTile pack_tile(const Hidden8* x, const int64_t* outputs, int n, int64_t H)
   return tile;
 }
 
+#if defined(__AVX512VNNI__)
+/// acc += w * four signed bytes at x, the same for all lanes. gcc 12 makes no embedded broadcast of the intrinsic.
+inline void dot_bytes(__m512i& acc, __m512i w, const int8_t* x) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*reinterpret_cast<const int32_t*>(x)));
+}
+#endif
+
 /// sums[m][lane] = sum over H of q[m] * code[row of lane], codes being unsigned: 128 * sum(q) too large, taken off by the caller.
 /// Integers: exact modulo 2^32, in any order.
 template <int M>
@@ -146,11 +153,10 @@ inline void int8_tile(const uint8_t* codes, const int8_t* x, int64_t H, i32x16* 
   for (int64_t k = 0; k < H; k += kDeep, codes += kRows * kDeep, x += 2 * M * kDeep) {
     _mm_prefetch((const char*)codes + 4096, _MM_HINT_T0);
     const __m512i w = _mm512_loadu_si512(codes);
+#pragma GCC unroll 16
     for (int m = 0; m < M; m++) {
-      int32_t pair[2];
-      std::memcpy(pair, x + m * 2 * kDeep, 8);
-      high[m] = _mm512_dpbusd_epi32(high[m], w, _mm512_set1_epi32(pair[0]));
-      low[m] = _mm512_dpbusd_epi32(low[m], w, _mm512_set1_epi32(pair[1]));
+      dot_bytes(high[m], w, x + m * 2 * kDeep);
+      dot_bytes(low[m], w, x + m * 2 * kDeep + kDeep);
     }
   }
   for (int m = 0; m < M; m++) sums[m] = (i32x16)_mm512_add_epi32(_mm512_slli_epi32(high[m], 7), low[m]);

@@ -48,7 +48,8 @@ inline void nf4_tile(const uint8_t* codes, const float* scales, const bf16* x, i
       }
     }
   }
-  for (int m = 0; m < M; m++) reduce_add4((const f32x16*)acc[m], out + m * out_stride);
+  for (int m = 0; m < M; m++)
+    reduce_add4((f32x16)acc[m][0], (f32x16)acc[m][1], (f32x16)acc[m][2], (f32x16)acc[m][3], out + m * out_stride);
 }
 constexpr int64_t kFusedTokens = 4;
 

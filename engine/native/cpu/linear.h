@@ -53,10 +53,10 @@ struct DotF32 {
   static f32x16 step(f32x16 acc, const T* w, const T* x) { return acc + load(w) * load(x); }
 };
 
-/// Sums of four accumulators at once, each in reduce_add's order.
-inline void reduce_add4(const f32x16* acc, float* out) {
+/// Sums of four accumulators at once, each in reduce_add's order. By value: accumulators stay in registers.
+inline void reduce_add4(f32x16 acc0, f32x16 acc1, f32x16 acc2, f32x16 acc3, float* out) {
 #if defined(__AVX512F__)
-  const __m512 a = (__m512)acc[0], b = (__m512)acc[1], c = (__m512)acc[2], d = (__m512)acc[3];
+  const __m512 a = (__m512)acc0, b = (__m512)acc1, c = (__m512)acc2, d = (__m512)acc3;
   const __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
   const __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
   __m512 q = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
@@ -65,7 +65,10 @@ inline void reduce_add4(const f32x16* acc, float* out) {
   const __m512i pick = _mm512_set_epi32(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 12, 8, 4, 0);
   _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(pick, q)));
 #else
-  for (int i = 0; i < 4; i++) out[i] = reduce_add(acc[i]);
+  out[0] = reduce_add(acc0);
+  out[1] = reduce_add(acc1);
+  out[2] = reduce_add(acc2);
+  out[3] = reduce_add(acc3);
 #endif
 }
 
@@ -74,12 +77,14 @@ inline void reduce_add4(const f32x16* acc, float* out) {
 template <class Dot, int M>
 inline void dot_tile(const typename Dot::T* w, int64_t w_stride, const typename Dot::T* x, int64_t x_stride, int64_t K, float* out,
                      int64_t out_stride) {
-  f32x16 acc[M][kGroup] = {};
+  f32x16 acc[M][kGroup];
+  for (int m = 0; m < M; m++)  // not "= {}", which clears the stack first
+    for (int r = 0; r < kGroup; r++) acc[m][r] = f32x16{};
   for (int64_t k = 0; k < K; k += Dot::kStep) {
     for (int m = 0; m < M; m++)
       for (int r = 0; r < kGroup; r++) acc[m][r] = Dot::step(acc[m][r], w + r * w_stride + k, x + m * x_stride + k);
   }
-  for (int m = 0; m < M; m++) reduce_add4(acc[m], out + m * out_stride);
+  for (int m = 0; m < M; m++) reduce_add4(acc[m][0], acc[m][1], acc[m][2], acc[m][3], out + m * out_stride);
 }
 
 /// The same for any number of tokens; `w` should stay in cache over the calls.
