@@ -1,12 +1,10 @@
 // Adapters as the server sees them: what `model` means, who holds what, and every change of it. Joins store, host tier and slots.
 
-import { realpath } from 'node:fs/promises'
-import { join, resolve, sep } from 'node:path'
 import type { AdapterHandle, AdapterInfo, Engine } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 import { HostTier, type HostTierStats } from './host-tier.js'
-import { ADAPTER_FILES } from './manifest.js'
 import { checkAdapterName, checkVersionPrefix, parseModel } from './names.js'
+import { folderUnderRoots } from './roots.js'
 import { AdapterSlots, type AcquireOptions, type MissPolicy, type SlotsStats } from './slots.js'
 import { AdapterStore, type StoredVersion } from './store.js'
 import type { Staging } from './staging.js'
@@ -171,7 +169,7 @@ export class AdapterRegistry {
   /** Publishes a PEFT folder. `isTrusted`: the operator named it; otherwise it must lie under an allowed root. */
   async publishFolder(name: string, folder: string, isTrusted: boolean): Promise<StoredVersion> {
     this.#checkFree(name)
-    const path = isTrusted ? folder : await this.#contained(folder)
+    const path = isTrusted ? folder : await folderUnderRoots(folder, this.#options.allowedRoots)
     const staging = await this.store.stage()
     try {
       await staging.copyFrom(path)
@@ -309,28 +307,6 @@ export class AdapterRegistry {
   #unknown(model: string): EngineError {
     return new EngineError('UNKNOWN_MODEL', `The model ${JSON.stringify(model).slice(0, 120)} does not exist on this server`, { param: 'model' })
   }
-
-  /** The real path of a folder under an allowed root, links followed. @throws EngineError ADAPTER_NOT_FOUND, INVALID_REQUEST */
-  async #contained(folder: string): Promise<string> {
-    for (const root of this.#options.allowedRoots) {
-      const path = resolve(root, folder)
-      if (!isInside(resolve(root), path) || folder.includes('\0')) continue
-      // A link may lead out of the root: the folder and both files have to be inside in truth, too.
-      const [realRoot, ...real] = await Promise.all([root, path, ...ADAPTER_FILES.map((file) => join(path, file))].map(realPathOf))
-      if (real[0] === undefined) throw new EngineError('ADAPTER_NOT_FOUND', 'There is no adapter folder at this path', { param: 'lora_path' })
-      if (realRoot !== undefined && real.every((part) => part === undefined || isInside(realRoot, part))) return real[0]
-    }
-    throw new EngineError('INVALID_REQUEST', 'Adapters are loaded only from folders under --adapter-root; any other can be sent to POST /admin/adapters',
-      { param: 'lora_path' })
-  }
-}
-
-function realPathOf(path: string): Promise<string | undefined> {
-  return realpath(path).catch(() => undefined)
-}
-
-function isInside(root: string, path: string): boolean {
-  return path === root || path.startsWith(root.endsWith(sep) ? root : root + sep)
 }
 
 /** A full disk is the server's trouble, and has a name. */

@@ -2,12 +2,13 @@
 // from acquire() to release() and never leaves before; loads of one version coalesce; who waits longest gets the next slot.
 
 import { LRUCache } from 'lru-cache'
-import type { AdapterHandle, AdapterInfo, Engine } from '../engine/api.js'
+import type { AdapterHandle } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 import { Gate } from './gate.js'
+import { handleOf, newEntry, type Entry } from './slot-entry.js'
+import { RETRY_AFTER_MS, SlotLoader, isRestart, type SlotEngine } from './slot-loader.js'
 import type { StoredVersion } from './store.js'
 
-export type SlotEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'unloadAdapter'>
 export type MissPolicy = 'wait' | 'error'
 
 export interface SlotsOptions {
@@ -55,27 +56,9 @@ export interface SlotsStats {
   readonly busy: number                   // acquires that gave up waiting
 }
 
-/** preparing -> queued -> loading -> resident -> leaving; back to loading when the engine restarts. */
-type EntryState = 'preparing' | 'queued' | 'loading' | 'resident' | 'leaving'
-
-interface Entry {
-  readonly version: StoredVersion
-  state: EntryState
-  slot: number
-  pins: number
-  isPermanent: boolean
-  gate: Gate
-  fromHost: boolean
-  queuedAt: number
-  usedAt: number
-  info: AdapterInfo | undefined
-}
-
-const ENGINE_POLL_MS = 20
-const RETRY_AFTER_MS = 1_000
-
 export class AdapterSlots {
   readonly #options: SlotsOptions
+  readonly #loader: SlotLoader
   readonly #entries = new Map<string, Entry>()         // what a new request for a version joins
   readonly #placed = new Set<Entry>()                  // everything that owns a slot
   readonly #recent: LRUCache<string, Entry>            // resident, by last use
@@ -88,6 +71,7 @@ export class AdapterSlots {
 
   constructor(options: SlotsOptions) {
     this.#options = options
+    this.#loader = new SlotLoader(options.engine, options.waitMs)
     this.#recent = new LRUCache({ max: Math.max(1, options.nSlots) })
     this.#free = slotsDownFrom(options.nSlots)
     this.#epoch = options.engine.restarts
@@ -189,10 +173,7 @@ export class AdapterSlots {
   }
 
   #begin(version: StoredVersion): Entry {
-    const entry: Entry = {
-      version, state: 'preparing', slot: -1, pins: 0, isPermanent: false, gate: new Gate(),
-      fromHost: false, queuedAt: 0, usedAt: Date.now(), info: undefined,
-    }
+    const entry = newEntry(version)
     this.#entries.set(version.version, entry)
     void this.#prepare(entry)
     return entry
@@ -229,10 +210,10 @@ export class AdapterSlots {
     this.#placed.add(entry)
     const startedAt = performance.now()
     try {
-      await this.#engineReady()
-      if (epoch === this.#epoch) entry.info = await this.#fill(slot, entry.version)
+      await this.#loader.ready()
+      if (epoch === this.#epoch) entry.info = await this.#loader.fill(slot, entry.version)
     } catch (error) {
-      if (isRestart(error)) await this.#engineReady().catch(() => {})
+      if (isRestart(error)) await this.#loader.ready().catch(() => {})
       this.followEngine()
       if (epoch === this.#epoch) this.#loadFailed(entry, error)
       return
@@ -242,18 +223,6 @@ export class AdapterSlots {
     this.#counts.loads += 1
     this.#options.onLoad?.((performance.now() - startedAt) / 1000, entry.fromHost ? 'host' : 'disk')
     this.#loaded(entry)
-  }
-
-  /** The slot is ours: what an engine that restarted in the midst of an unload may have brought back to it goes first. */
-  async #fill(slot: number, { version, path }: StoredVersion): Promise<AdapterInfo> {
-    const { engine } = this.#options
-    try {
-      return await engine.loadAdapter({ slot, version, path })
-    } catch (error) {
-      if (!(error instanceof EngineError) || error.code !== 'ADAPTER_EXISTS') throw error
-      await engine.unloadAdapter(slot)
-      return engine.loadAdapter({ slot, version, path })
-    }
   }
 
   #loaded(entry: Entry): void {
@@ -293,11 +262,7 @@ export class AdapterSlots {
 
   async #evict(entry: Entry): Promise<void> {
     const epoch = this.#epoch
-    try {
-      await this.#options.engine.unloadAdapter(entry.slot)
-    } catch {
-      // An engine that died has freed it as well; any other fault shows at the next load into the slot.
-    }
+    await this.#loader.empty(entry.slot)
     this.followEngine()
     if (epoch !== this.#epoch) return
     this.#placed.delete(entry)
@@ -382,29 +347,10 @@ export class AdapterSlots {
     this.#queue = this.#queue.filter((other) => other !== entry)
     this.#fail(entry, abandoned())
   }
-
-  async #engineReady(): Promise<void> {
-    const { engine, waitMs } = this.#options
-    const deadline = performance.now() + waitMs
-    while (engine.state !== 'ready') {
-      if (engine.state === 'failed' || engine.state === 'closed' || performance.now() > deadline) {
-        throw new EngineError('ENGINE_UNAVAILABLE', 'The engine is not running', { retryAfterMs: RETRY_AFTER_MS })
-      }
-      await new Promise((resolve) => setTimeout(resolve, ENGINE_POLL_MS))
-    }
-  }
 }
 
 function slotsDownFrom(nSlots: number): number[] {
   return Array.from({ length: nSlots }, (_, i) => nSlots - 1 - i)
-}
-
-function handleOf(entry: Entry): AdapterHandle {
-  return { slot: entry.slot, version: entry.version.version }
-}
-
-function isRestart(error: unknown): boolean {
-  return error instanceof EngineError && (error.code === 'ENGINE_RESTARTED' || error.code === 'ENGINE_UNAVAILABLE')
 }
 
 function notResident({ name, version }: StoredVersion): EngineError {

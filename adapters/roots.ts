@@ -1,0 +1,32 @@
+// Which folders a request may have read: those under the configured roots, in truth and not only by name.
+
+import { realpath } from 'node:fs/promises'
+import { join, resolve, sep } from 'node:path'
+import { EngineError } from '../engine/errors.js'
+import { ADAPTER_FILES } from './manifest.js'
+
+/**
+ * The real path of an adapter's folder under one of the roots; a relative path is taken from there. Links are followed, and the
+ * folder and both files have to be inside after that, too.
+ * @throws EngineError ADAPTER_NOT_FOUND, INVALID_REQUEST
+ */
+export async function folderUnderRoots(folder: string, roots: readonly string[]): Promise<string> {
+  for (const root of roots) {
+    const path = resolve(root, folder)
+    if (!isInside(resolve(root), path) || folder.includes('\0')) continue
+    const [realRoot, realFolder, ...files] = await Promise.all([root, path, ...ADAPTER_FILES.map((file) => join(path, file))].map(realPathOf))
+    if (realFolder === undefined) throw new EngineError('ADAPTER_NOT_FOUND', 'There is no adapter folder at this path', { param: 'lora_path' })
+    const isContained = realRoot !== undefined && [realFolder, ...files].every((part) => part === undefined || isInside(realRoot, part))
+    if (isContained) return realFolder
+  }
+  throw new EngineError('INVALID_REQUEST', 'Adapters are loaded only from folders under --adapter-root; any other can be sent to POST /admin/adapters',
+    { param: 'lora_path' })
+}
+
+function realPathOf(path: string): Promise<string | undefined> {
+  return realpath(path).catch(() => undefined)
+}
+
+function isInside(root: string, path: string): boolean {
+  return path === root || path.startsWith(root.endsWith(sep) ? root : root + sep)
+}
