@@ -13,7 +13,8 @@ export interface FileDigest {
 export class FileTooLarge extends Error {}
 
 /** Writes a new file and flushes it. @throws FileTooLarge past maxBytes, or EEXIST */
-export async function writeDurable(path: string, source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, maxBytes: number): Promise<FileDigest> {
+export async function writeDurable(path: string, source: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
+  maxBytes: number): Promise<FileDigest> {
   const file = await open(path, 'wx', 0o644)
   try {
     const hash = createHash('sha256')

@@ -66,7 +66,8 @@ export class HostTier {
   }
 
   stats(): HostTierStats {
-    return { versions: this.#cache.size, bytes: this.#cache.calculatedSize, hits: this.#hits, misses: this.#misses, evictions: this.#evictions }
+    const { size: versions, calculatedSize: bytes } = this.#cache
+    return { versions, bytes, hits: this.#hits, misses: this.#misses, evictions: this.#evictions }
   }
 
   #read(version: StoredVersion, fileStates: string | undefined): Promise<void> {

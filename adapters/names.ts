@@ -19,7 +19,8 @@ export function isAdapterName(name: unknown): name is string {
 export function checkAdapterName(name: unknown, param = 'name'): string {
   if (isAdapterName(name)) return name
   const shown = JSON.stringify(name)?.slice(0, 80)
-  throw new EngineError('INVALID_REQUEST', `${shown} is not an adapter name: 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter ` +
+  throw new EngineError('INVALID_REQUEST',
+    `${shown} is not an adapter name: 1 to 64 letters, digits, '.', '_' and '-', beginning with a letter ` +
     'or digit, and no name that a system reserves', { param })
 }
 
@@ -30,7 +31,8 @@ export function isVersion(version: unknown): version is string {
 /** A whole version or its beginning, at least four hex digits. @throws EngineError INVALID_REQUEST */
 export function checkVersionPrefix(version: unknown, param = 'version'): string {
   if (typeof version === 'string' && VERSION_PREFIX.test(version)) return version
-  throw new EngineError('INVALID_REQUEST', `${JSON.stringify(version)?.slice(0, 80)} is not a version: 4 to 64 lower-case hex digits`, { param })
+  throw new EngineError('INVALID_REQUEST', `${JSON.stringify(version)?.slice(0, 80)} is not a version: 4 to 64 lower-case hex digits`,
+    { param })
 }
 
 export type ModelReference =

@@ -60,7 +60,8 @@ export async function readPeftConfig(folder: string): Promise<PeftConfig> {
   const text = await readFile(join(folder, 'adapter_config.json'), 'utf8').catch(() => undefined)
   if (text === undefined) throw new EngineError('ADAPTER_NOT_FOUND', `there is no adapter_config.json in ${folder}`)
   const config = parseObject(text)
-  if (config?.['peft_type'] !== 'LORA') throw new EngineError('ADAPTER_INVALID', `config: peft_type is ${JSON.stringify(config?.['peft_type'])}, expected "LORA"`)
+  if (config?.['peft_type'] !== 'LORA') throw new EngineError('ADAPTER_INVALID',
+    `config: peft_type is ${JSON.stringify(config?.['peft_type'])}, expected "LORA"`)
   if (!Number.isInteger(config['r']) || typeof config['lora_alpha'] !== 'number') {
     throw new EngineError('ADAPTER_INVALID', 'config: r must be a whole number and lora_alpha a number')
   }

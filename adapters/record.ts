@@ -27,7 +27,8 @@ export interface NameRecord {
 export function parseRecord(text: string): NameRecord {
   const record = JSON.parse(text) as NameRecord
   const lists = [record.stack, record.versions]
-  const complete = record.format === 1 && isAdapterName(record.name) && typeof record.served === 'boolean' && Array.isArray(record.history) &&
+  const complete = record.format === 1 && isAdapterName(record.name) && typeof record.served === 'boolean' &&
+    Array.isArray(record.history) &&
     lists.every((list) => Array.isArray(list) && list.every(isVersion))
   if (!complete) throw new Error('not an adapter record of this format')
   return record
@@ -39,7 +40,8 @@ export function emptyRecord(name: string): NameRecord {
 
 export function publishedRecord(record: NameRecord, version: string, promote: boolean): NameRecord {
   const versions = [...record.versions.filter((other) => other !== version), version]
-  return promote ? promotedRecord({ ...record, versions }, version, 'publish') : { ...record, versions, history: logged(record, 'publish', version) }
+  return promote ? promotedRecord({ ...record, versions }, version, 'publish')
+    : { ...record, versions, history: logged(record, 'publish', version) }
 }
 
 export function promotedRecord(record: NameRecord, version: string, action: 'publish' | 'promote'): NameRecord {

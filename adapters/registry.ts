@@ -99,7 +99,8 @@ export class AdapterRegistry {
     const base = baseNames.map((id) => ({ id, created: this.#createdS, root: engine.info.source, parent: null }))
     const adapters = this.store.names().flatMap((name) => {
       const current = this.#servedCurrent(name)
-      return current === undefined ? [] : [{ id: name, created: secondsOf(current.createdAt), root: current.path, parent: baseNames[0] ?? null }]
+      if (current === undefined) return []
+      return [{ id: name, created: secondsOf(current.createdAt), root: current.path, parent: baseNames[0] ?? null }]
     })
     return [...base, ...adapters]
   }
@@ -155,7 +156,8 @@ export class AdapterRegistry {
       staging.checkComplete()
       const info = await this.#validate(staging.path)
       const { rank, nTensors, warnings } = info
-      const version = await this.store.publish(name, staging, { base: this.#options.engine.info.hash, source, rank, nTensors, warnings, promote })
+      const version = await this.store.publish(name, staging,
+        { base: this.#options.engine.info.hash, source, rank, nTensors, warnings, promote })
       this.#validated.add(version.version)
       if (promote) await this.#currentChanged(name)
       return version
@@ -231,7 +233,8 @@ export class AdapterRegistry {
   /** Keeps the current version of a name resident, whichever it becomes. @throws EngineError INVALID_REQUEST when no slot would be left */
   async pin(name: string): Promise<void> {
     if (!this.#permanent.has(name) && this.#permanent.size + 1 >= this.#options.engine.info.maxLoras) {
-      throw new EngineError('INVALID_REQUEST', `${this.#permanent.size + 1} pinned adapters leave none of ${this.#options.engine.info.maxLoras} slots to others`)
+      throw new EngineError('INVALID_REQUEST',
+        `${this.#permanent.size + 1} pinned adapters leave none of ${this.#options.engine.info.maxLoras} slots to others`)
     }
     const version = this.store.find(checkAdapterName(name))
     const lease = await this.#slots.acquire(version, { isPermanent: true })
@@ -269,8 +272,8 @@ export class AdapterRegistry {
 
   /** A version that no name has any more needs no memory. */
   #discard(version: string): void {
-    const isNamed = this.store.names().some((name) => this.store.record(name)?.served && this.store.versions(name).some((other) => other.version === version))
-    if (isNamed) return
+    const served = this.store.names().filter((name) => this.store.record(name)?.served)
+    if (served.some((name) => this.store.versions(name).some((other) => other.version === version))) return
     this.#slots.discard(version)
     this.#host.forget(version)
   }
@@ -301,11 +304,13 @@ export class AdapterRegistry {
 
   #checkFree(name: string): void {
     checkAdapterName(name)
-    if (this.#options.baseNames.includes(name)) throw new EngineError('ADAPTER_EXISTS', `'${name}' is the name of the base`, { param: 'name' })
+    if (this.#options.baseNames.includes(name)) throw new EngineError('ADAPTER_EXISTS', `'${name}' is the name of the base`,
+      { param: 'name' })
   }
 
   #unknown(model: string): EngineError {
-    return new EngineError('UNKNOWN_MODEL', `The model ${JSON.stringify(model).slice(0, 120)} does not exist on this server`, { param: 'model' })
+    return new EngineError('UNKNOWN_MODEL', `The model ${JSON.stringify(model).slice(0, 120)} does not exist on this server`,
+      { param: 'model' })
   }
 }
 

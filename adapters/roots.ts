@@ -14,12 +14,15 @@ export async function folderUnderRoots(folder: string, roots: readonly string[])
   for (const root of roots) {
     const path = resolve(root, folder)
     if (!isInside(resolve(root), path) || folder.includes('\0')) continue
-    const [realRoot, realFolder, ...files] = await Promise.all([root, path, ...ADAPTER_FILES.map((file) => join(path, file))].map(realPathOf))
-    if (realFolder === undefined) throw new EngineError('ADAPTER_NOT_FOUND', 'There is no adapter folder at this path', { param: 'lora_path' })
+    const paths = [root, path, ...ADAPTER_FILES.map((file) => join(path, file))]
+    const [realRoot, realFolder, ...files] = await Promise.all(paths.map(realPathOf))
+    if (realFolder === undefined) throw new EngineError('ADAPTER_NOT_FOUND', 'There is no adapter folder at this path',
+      { param: 'lora_path' })
     const isContained = realRoot !== undefined && [realFolder, ...files].every((part) => part === undefined || isInside(realRoot, part))
     if (isContained) return realFolder
   }
-  throw new EngineError('INVALID_REQUEST', 'Adapters are loaded only from folders under --adapter-root; any other can be sent to POST /admin/adapters',
+  throw new EngineError('INVALID_REQUEST',
+    'Adapters are loaded only from folders under --adapter-root; any other can be sent to POST /admin/adapters',
     { param: 'lora_path' })
 }
 

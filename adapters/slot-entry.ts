@@ -22,7 +22,8 @@ export interface Entry {
 
 export function newEntry(version: StoredVersion): Entry {
   return {
-    version, state: 'preparing', slot: -1, pins: 0, isPermanent: false, gate: new Gate(), fromHost: false, queuedAt: 0, usedAt: Date.now(), info: undefined,
+    version, state: 'preparing', slot: -1, pins: 0, isPermanent: false, gate: new Gate(), fromHost: false, queuedAt: 0, usedAt: Date.now(),
+      info: undefined,
   }
 }
 

@@ -323,7 +323,8 @@ export class AdapterSlots {
       const inTime = await entry.gate.wait(deadline - performance.now(), signal)
       if (!inTime) {
         this.#counts.busy += 1
-        throw new EngineError('ADAPTER_SLOTS_BUSY', `Every adapter slot is in use; adapter '${entry.version.name}' waited ${waitMs} ms for one`,
+        throw new EngineError('ADAPTER_SLOTS_BUSY',
+          `Every adapter slot is in use; adapter '${entry.version.name}' waited ${waitMs} ms for one`,
           { retryAfterMs: RETRY_AFTER_MS })
       }
     }
@@ -354,7 +355,8 @@ function slotsDownFrom(nSlots: number): number[] {
 }
 
 function notResident({ name, version }: StoredVersion): EngineError {
-  return new EngineError('ADAPTER_NOT_FOUND', `Adapter '${name}' (${version.slice(0, 12)}) is not resident, and this request does not wait for a load`)
+  return new EngineError('ADAPTER_NOT_FOUND',
+    `Adapter '${name}' (${version.slice(0, 12)}) is not resident, and this request does not wait for a load`)
 }
 
 function abandoned(): EngineError {

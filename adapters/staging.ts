@@ -19,7 +19,8 @@ export class Staging {
   /** Writes one of PEFT's two files. @throws EngineError ADAPTER_INVALID for another file, a second one of a name, or too many bytes */
   async write(name: string, source: AsyncIterable<Uint8Array>): Promise<void> {
     if (!isAdapterFile(name)) {
-      throw new EngineError('ADAPTER_INVALID', `unsupported format: ${JSON.stringify(name).slice(0, 80)}; an adapter is ${ADAPTER_FILES.join(' and ')}`)
+      throw new EngineError('ADAPTER_INVALID',
+        `unsupported format: ${JSON.stringify(name).slice(0, 80)}; an adapter is ${ADAPTER_FILES.join(' and ')}`)
     }
     if (this.#files.has(name)) throw new EngineError('ADAPTER_INVALID', `container: ${name} came twice`)
     try {
@@ -45,7 +46,8 @@ export class Staging {
   async seal(facts: Omit<Manifest, 'format' | 'version' | 'createdAt' | 'files'>): Promise<Manifest> {
     const { base, source, rank, nTensors, warnings } = facts
     const files = this.#complete()
-    const manifest: Manifest = { format: 1, version: versionOf(files), base, createdAt: new Date().toISOString(), source, rank, nTensors, warnings, files }
+    const createdAt = new Date().toISOString()
+    const manifest: Manifest = { format: 1, version: versionOf(files), base, createdAt, source, rank, nTensors, warnings, files }
     await writeDurable(join(this.path, MANIFEST_FILE), [Buffer.from(JSON.stringify(manifest, null, 2))], Infinity)
     await flushFolder(this.path)
     return manifest
@@ -74,7 +76,8 @@ function isAdapterFile(name: string): name is AdapterFileName {
 function missingFile(name: AdapterFileName, present: readonly string[]): EngineError {
   const pickle = present.find((file) => /^adapter_model\.(?:bin|pt|pth)$/.test(file))
   if (name === 'adapter_model.safetensors' && pickle !== undefined) {
-    return new EngineError('ADAPTER_INVALID', `unsupported format: ${pickle} is a pickle, which can run code; save the adapter as safetensors`)
+    return new EngineError('ADAPTER_INVALID',
+      `unsupported format: ${pickle} is a pickle, which can run code; save the adapter as safetensors`)
   }
   return new EngineError('ADAPTER_INVALID', `missing file: ${name}`)
 }

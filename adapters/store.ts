@@ -10,7 +10,9 @@ import { digestFile, flushFolder, renameDurable, writeDurable } from './durable.
 import { ADAPTER_FILES, MANIFEST_FILE, parseManifest } from './manifest.js'
 import type { Manifest } from './manifest.js'
 import { checkAdapterName, isAdapterName, isVersion } from './names.js'
-import { RECORD_FILE, emptyRecord, logged, parseRecord, promotedRecord, publishedRecord, rebuiltRecord, without, type NameRecord } from './record.js'
+import {
+  RECORD_FILE, emptyRecord, logged, parseRecord, promotedRecord, publishedRecord, rebuiltRecord, without, type NameRecord,
+} from './record.js'
 import { Staging } from './staging.js'
 
 /** One version, as everyone outside the store sees it. */
@@ -91,7 +93,8 @@ export class AdapterStore {
     if (current === undefined) throw notFound(`Adapter '${name}' has no current version: promote one`)
     const version = state.versions.get(current)
     if (version !== undefined) return version
-    throw new EngineError('ADAPTER_INVALID', `The current version of adapter '${name}' (${current.slice(0, 12)}) was damaged on disk and set aside: ` +
+    throw new EngineError('ADAPTER_INVALID',
+      `The current version of adapter '${name}' (${current.slice(0, 12)}) was damaged on disk and set aside: ` +
       'upload it again, promote another version or roll back')
   }
 
@@ -139,7 +142,8 @@ export class AdapterStore {
       const stack = record.stack.slice(0, -1)
       while (stack.length > 0 && !this.#names.get(name)?.versions.has(stack.at(-1)!)) stack.pop()
       const version = stack.at(-1)
-      if (version === undefined) throw new EngineError('INVALID_REQUEST', `Adapter '${name}' has no earlier version to go back to`, { param: 'name' })
+      if (version === undefined) throw new EngineError('INVALID_REQUEST', `Adapter '${name}' has no earlier version to go back to`,
+        { param: 'name' })
       await this.#write(name, { ...record, stack, history: logged(record, 'rollback', version) })
       return this.find(name)
     })
@@ -171,7 +175,8 @@ export class AdapterStore {
       const version = this.find(name, versionPrefix)
       const record = this.#existing(name)
       if (record.stack.at(-1) === version.version) {
-        throw new EngineError('INVALID_REQUEST', `${version.version.slice(0, 12)} is the current version of '${name}': promote another one first`, { param: 'version' })
+        throw new EngineError('INVALID_REQUEST',
+          `${version.version.slice(0, 12)} is the current version of '${name}': promote another one first`, { param: 'version' })
       }
       await this.#write(name, without(record, version.version))
       await this.#discard(version.path)
@@ -184,7 +189,8 @@ export class AdapterStore {
     const fault = await faultOf(version)
     if (fault === undefined) return
     await this.#exclusive(version.name, () => this.#quarantine(version, fault))
-    throw new EngineError('ADAPTER_INVALID', `Version ${version.version.slice(0, 12)} of adapter '${version.name}' is damaged on disk and was set aside: ${fault}`)
+    throw new EngineError('ADAPTER_INVALID',
+      `Version ${version.version.slice(0, 12)} of adapter '${version.name}' is damaged on disk and was set aside: ${fault}`)
   }
 
   async #quarantine(version: StoredVersion, fault: string): Promise<void> {
@@ -285,7 +291,8 @@ function onlyMatch(state: NameState, prefix: string): StoredVersion {
   if (matches.length === 1) return matches[0]!
   const { name } = state.record
   if (matches.length === 0) throw notFound(`Adapter '${name}' has no version ${prefix}`)
-  throw new EngineError('INVALID_REQUEST', `${prefix} begins ${matches.length} versions of adapter '${name}': give more digits`, { param: 'version' })
+  throw new EngineError('INVALID_REQUEST', `${prefix} begins ${matches.length} versions of adapter '${name}': give more digits`,
+    { param: 'version' })
 }
 
 async function faultOf(version: StoredVersion): Promise<string | undefined> {

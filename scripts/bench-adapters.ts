@@ -46,7 +46,8 @@ class Bench {
     const lease = await this.#registry.resolve(model)
     try {
       const tokenIds = [2, ...Array.from({ length: PROMPT_TOKENS - 1 }, (_, i) => 300 + ((i * 31 + this.#serial * 7) % 150))]
-      const request = { id: `bench-${this.#serial++}`, prompt: { tokenIds }, adapter: lease.adapter, maxTokens, ignoreEos: true, sampling: { temperature: 0 } }
+      const request = { id: `bench-${this.#serial++}`, prompt: { tokenIds }, adapter: lease.adapter, maxTokens, ignoreEos: true,
+        sampling: { temperature: 0 } }
       const times: number[] = []
       for await (const event of this.#engine.generate(request)) {
         if (event.type === 'delta') times.push(...event.tokenIds.map(() => performance.now() - startedAt))
@@ -98,17 +99,20 @@ class Bench {
 async function main(): Promise<void> {
   const { values } = parseArgs({
     options: {
-      model: { type: 'string' }, clients: { type: 'string', default: '8' }, rank: { type: 'string', default: '16' }, slots: { type: 'string', default: '16' },
+      model: { type: 'string' }, clients: { type: 'string', default: '8' }, rank: { type: 'string', default: '16' },
+        slots: { type: 'string', default: '16' },
       adapters: { type: 'string', default: '64' }, seconds: { type: 'string', default: '6' }, threads: { type: 'string', default: '0' },
       'cache-dir': { type: 'string', default: '' }, help: { type: 'boolean' },
     },
   })
   if (values.help || values.model === undefined) return console.log(USAGE)
-  const [nClients, rank, nSlots, nAdapters, seconds, nThreads] = [values.clients, values.rank, values.slots, values.adapters, values.seconds, values.threads].map(Number) as
+  const [nClients, rank, nSlots, nAdapters, seconds, nThreads] = [values.clients, values.rank, values.slots, values.adapters,
+    values.seconds, values.threads].map(Number) as
     [number, number, number, number, number, number]
   const folder = await mkdtemp(join(tmpdir(), 'lorikeet-bench-'))
   const engine = await createLocalEngine({
-    model: values.model, dataDir: values['cache-dir'] || folder, device: 'auto', compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto', nThreads,
+    model: values.model, dataDir: values['cache-dir'] || folder, device: 'auto', compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto',
+      nThreads,
     maxModelLen: 2_048, kvCacheBytes: 0, maxNumSeqs: Math.max(16, nClients), maxBatchTokens: 512, maxQueue: 1_024, maxLoras: nSlots,
     maxLoraRank: Math.max(8, rank), prefixCache: false,
   })
@@ -116,7 +120,8 @@ async function main(): Promise<void> {
     const store = await AdapterStore.open(join(folder, 'adapters'))
     const registry = new AdapterRegistry({ engine, store, baseNames: ['base'], hostBytes: 2 ** 32, waitMs: 60_000, allowedRoots: [] })
     const { name, device, compute, head } = engine.info
-    console.log(`${name} on ${device}, ${compute}, head ${head}; ${nClients} clients, ${nSlots} slots, adapters of rank ${rank} on every linear layer\n`)
+    console.log(`${name} on ${device}, ${compute}, head ${head}; ${nClients} clients, ${nSlots} slots`)
+    console.log(`adapters of rank ${rank} on every linear layer\n`)
     const bench = new Bench(engine, registry)
     await bench.decode('base', 1)                      // warm-up
     const baseAlone = await bench.decode('base')       // before any adapter is there
@@ -132,7 +137,8 @@ async function main(): Promise<void> {
 
 const adapterName = (i: number): string => `a${i}`
 
-async function publishAll(registry: AdapterRegistry, folder: string, { nAdapters, rank, hiddenSize }: { nAdapters: number; rank: number; hiddenSize: number }) {
+async function publishAll(registry: AdapterRegistry, folder: string,
+  { nAdapters, rank, hiddenSize }: { nAdapters: number; rank: number; hiddenSize: number }) {
   const startedAt = performance.now()
   for (let i = 0; i < nAdapters; i++) {
     const source = join(folder, 'source')
@@ -141,7 +147,8 @@ async function publishAll(registry: AdapterRegistry, folder: string, { nAdapters
     await rm(source, { recursive: true })
   }
   const { bytes } = registry.store.find(adapterName(0))
-  console.log(`published ${nAdapters} adapters of ${(bytes / 1e6).toFixed(1)} MB in ${((performance.now() - startedAt) / 1000).toFixed(1)} s\n`)
+  const seconds = (performance.now() - startedAt) / 1000
+  console.log(`published ${nAdapters} adapters of ${(bytes / 1e6).toFixed(1)} MB in ${seconds.toFixed(1)} s\n`)
 }
 
 async function costOfOne(bench: Bench, baseAlone: number): Promise<void> {
@@ -158,7 +165,13 @@ async function costOfOne(bench: Bench, baseAlone: number): Promise<void> {
   ])
 }
 
-async function loads(bench: Bench, { nClients, nAdapters, seconds }: { nClients: number; nAdapters: number; seconds: number }): Promise<void> {
+interface LoadOptions {
+  readonly nClients: number
+  readonly nAdapters: number
+  readonly seconds: number
+}
+
+async function loads(bench: Bench, { nClients, nAdapters, seconds }: LoadOptions): Promise<void> {
   const counts = [1, 4, 8, 16, 64].filter((n) => n <= nAdapters)
   const cases: Array<[label: string, pick: Pick]> = [['base', () => 'base'], ['1 adapter, all clients', () => 'a0']]
   for (const n of counts.slice(1)) cases.push([`${n} adapters, distinct`, (client, round) => adapterName((client + round * nClients) % n)])
@@ -172,7 +185,8 @@ async function loads(bench: Bench, { nClients, nAdapters, seconds }: { nClients:
     }
   }
   const ofOne = best.get(cases[1]![0])!.tokensPerSecond
-  printTable([`${nClients} clients`, 'tok/s', 'of 1 adapter', 'ttft p50 ms', 'p99', 'inter-token p50 ms', 'p99'], [...best].map(([label, result]) =>
+  printTable([`${nClients} clients`, 'tok/s', 'of 1 adapter', 'ttft p50 ms', 'p99', 'inter-token p50 ms', 'p99'],
+    [...best].map(([label, result]) =>
     [label, fixed(result.tokensPerSecond), percent(result.tokensPerSecond, ofOne),
       ...[result.ttftMs, result.itlMs].flatMap((times) => [fixed(quantile(times, 0.5)), fixed(quantile(times, 0.99))])]))
 }
@@ -214,7 +228,8 @@ function quantile(values: readonly number[], q: number): number {
 
 function printTable(head: readonly string[], rows: ReadonlyArray<readonly string[]>): void {
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]!.length)))
-  for (const row of [head, ...rows]) console.log(row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))).join('  '))
+  const align = (cell: string, i: number) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))
+  for (const row of [head, ...rows]) console.log(row.map(align).join('  '))
   console.log()
 }
 

@@ -64,7 +64,8 @@ async function main(): Promise<void> {
   if (values.help || values.model === undefined) return console.log(USAGE)
   const nSequences = Number(values.sequences)
   const engine = await createLocalEngine({
-    model: values.model, dataDir: values['cache-dir'], device: 'cpu', compute: 'auto', weights: 'nf4', head: values.head as EngineOptions['head'],
+    model: values.model, dataDir: values['cache-dir'], device: 'cpu', compute: 'auto', weights: 'nf4',
+      head: values.head as EngineOptions['head'],
     isa: values.isa as EngineOptions['isa'], nThreads: Number(values.threads), maxModelLen: 2_048, kvCacheBytes: 0, maxNumSeqs: nSequences,
     maxBatchTokens: N_PREFILL, maxQueue: nSequences, maxLoras: 0, maxLoraRank: 8, prefixCache: false,
   })

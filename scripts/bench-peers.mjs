@@ -96,7 +96,8 @@ const ratio = (peer, ours) => (Math.max(...ours) / Math.max(...peer)).toFixed(2)
 
 function printTable(head, rows) {
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i].length)))
-  for (const row of [head, ...rows]) console.log(row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join('  '))
+  const align = (cell, i) => (i === 0 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))
+  for (const row of [head, ...rows]) console.log(row.map(align).join('  '))
 }
 
 function run(command, args) {

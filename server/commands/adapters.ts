@@ -58,7 +58,9 @@ export async function adapters(args: readonly string[]): Promise<number> {
     case 'promote/2': return print(versionTable((await client.call('POST', `${name}/promote`, { version: rest[1] })) as AdapterCard))
     case 'rollback/1': return print(versionTable((await client.call('POST', `${name}/rollback`)) as AdapterCard))
     case 'remove/1': return client.call('DELETE', name).then(() => print(`removed ${rest[0]}`))
-    case 'remove/2': return client.call('DELETE', `${name}/versions/${encodeURIComponent(rest[1]!)}`).then(() => print(`removed version ${rest[1]} of ${rest[0]}`))
+    case 'remove/2':
+      await client.call('DELETE', `${name}/versions/${encodeURIComponent(rest[1]!)}`)
+      return print(`removed version ${rest[1]} of ${rest[0]}`)
     default: throw new UsageError(`"${positionals.join(' ')}" is not an action with its arguments`)
   }
 }
@@ -97,7 +99,8 @@ class AdminClient {
 
   async #send(path: string, init: RequestInit): Promise<unknown> {
     const url = new URL(`/admin/adapters${path}`, this.#base)
-    const response = await fetch(url, { ...init, headers: { ...this.#headers, ...(init.headers as Record<string, string>) } }).catch((error: Error) => {
+    const headers = { ...this.#headers, ...(init.headers as Record<string, string>) }
+    const response = await fetch(url, { ...init, headers }).catch((error: Error) => {
       throw new UsageError(`${this.#base.origin} does not answer: ${(error.cause as Error | undefined)?.message ?? error.message}`)
     })
     const text = await response.text()
@@ -134,16 +137,19 @@ function added({ version, rank, bytes, warnings, current }: VersionCard, name: s
 
 function adapterTable(list: readonly AdapterCard[]): string {
   if (list.length === 0) return 'no adapters'
-  return table(['NAME', 'CURRENT', 'VERSIONS', 'RANK', 'SIZE', 'TIER', 'PINS', ''], list.map(({ name, current, versions, served, pinned }) => {
+  return table(['NAME', 'CURRENT', 'VERSIONS', 'RANK', 'SIZE', 'TIER', 'PINS', ''],
+    list.map(({ name, current, versions, served, pinned }) => {
     const shown = versions.find((version) => version.current)
     const notes = [...(served ? [] : ['not served']), ...(pinned ? ['pinned'] : [])].join(', ')
-    return [name, short(current), String(versions.length), String(shown?.rank ?? ''), shown ? megabytes(shown.bytes) : '', shown?.tier ?? '',
+    return [name, short(current), String(versions.length), String(shown?.rank ?? ''), shown ? megabytes(shown.bytes) : '',
+      shown?.tier ?? '',
       String(shown?.pins ?? ''), notes]
   }))
 }
 
 function versionTable({ versions }: AdapterCard): string {
-  return table(['VERSION', 'CREATED', 'RANK', 'SIZE', 'TIER', 'PINS', ''], versions.map(({ version, created_at, rank, bytes, tier, pins, current }) =>
+  return table(['VERSION', 'CREATED', 'RANK', 'SIZE', 'TIER', 'PINS', ''],
+    versions.map(({ version, created_at, rank, bytes, tier, pins, current }) =>
     [short(version), created_at, String(rank), megabytes(bytes), tier, String(pins), current ? 'current' : '']))
 }
 

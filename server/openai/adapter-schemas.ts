@@ -28,7 +28,8 @@ const versionFields = {
   n_tensors: Type.Integer(),
   warnings: Type.Array(Type.String()),
 }
-const PublishedVersion = Type.Object({ object: Type.Literal('adapter.version'), name: Type.String(), ...versionFields, current: Type.Boolean() })
+const PublishedVersion = Type.Object({ object: Type.Literal('adapter.version'), name: Type.String(), ...versionFields,
+  current: Type.Boolean() })
 const Adapter = Type.Object({
   object: Type.Literal('adapter'),
   name: Type.String(),
@@ -46,7 +47,8 @@ const Adapter = Type.Object({
 
 export const publishResponses = { 201: PublishedVersion, ...errorResponses }
 export const adapterResponses = { 200: Adapter, ...errorResponses }
-export const deleteResponses = { 200: Type.Object({ object: Type.String(), name: Type.String(), deleted: Type.Boolean() }), ...errorResponses }
+export const deleteResponses = { 200: Type.Object({ object: Type.String(), name: Type.String(), deleted: Type.Boolean() }),
+  ...errorResponses }
 export const adapterListResponses = {
   200: Type.Object({
     object: Type.Literal('list'),
@@ -56,7 +58,9 @@ export const adapterListResponses = {
   ...errorResponses,
 }
 
-function versionCard({ version, createdAt, source, bytes, rank, nTensors, warnings }: StoredVersion): Static<Type.TObject<typeof versionFields>> {
+type VersionCard = Static<Type.TObject<typeof versionFields>>
+
+function versionCard({ version, createdAt, source, bytes, rank, nTensors, warnings }: StoredVersion): VersionCard {
   return { version, created_at: createdAt, source, bytes, rank, n_tensors: nTensors, warnings: [...warnings] }
 }
 

@@ -17,7 +17,8 @@ export class AdapterMetrics {
   }
 
   #update(adapters: AdapterRegistry): void {
-    const { stored, slots, resident, bytes, pinned, pins, waiting, loads, failures, evictions, hits, misses, busy, loadSeconds } = this.#families
+    const { stored, slots, resident, bytes, pinned, pins, waiting } = this.#families
+    const { loads, failures, evictions, hits, misses, busy, loadSeconds } = this.#families
     const { host, ...device } = adapters.stats()
     stored.set(adapters.store.names().length)
     slots.set(device.nSlots)
@@ -65,7 +66,8 @@ function adapterFamilies(registry: Registry, collect: () => void) {
     misses: counter('lorikeet_adapter_misses_total', 'Look-ups that did not.', ['tier']),
     busy: counter('lorikeet_adapter_slots_busy_total', 'Requests that gave up waiting for a slot.'),
     loadSeconds: new Histogram({
-      name: 'lorikeet_adapter_load_seconds', help: 'Time of a load into a device slot, by where the bytes were.', labelNames: ['from'], buckets: LOAD_BUCKETS_S, registers,
+      name: 'lorikeet_adapter_load_seconds', help: 'Time of a load into a device slot, by where the bytes were.', labelNames: ['from'],
+        buckets: LOAD_BUCKETS_S, registers,
     }),
   }
 }

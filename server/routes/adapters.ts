@@ -11,7 +11,8 @@ import { ApiError } from '../errors.js'
 import type { ServerContext } from '../context.js'
 import { adapterRegistry } from '../open-adapters.js'
 import {
-  NameParams, PromoteRequest, UploadForm, VersionParams, adapterCard, adapterListResponses, adapterResponses, deleteResponses, publishResponses, publishedCard,
+  NameParams, PromoteRequest, UploadForm, VersionParams, adapterCard, adapterListResponses, adapterResponses, deleteResponses,
+    publishResponses, publishedCard,
 } from '../openai/adapter-schemas.js'
 import { allowModel, mayUse } from '../plugins/auth.js'
 
@@ -54,7 +55,8 @@ function registerReading(app: FastifyInstance, registry: () => AdapterRegistry):
 function registerChanges(app: FastifyInstance, registry: () => AdapterRegistry): void {
   app.post<NamedRoute & { Body: { version: string } }>('/admin/adapters/:name/promote', {
     config: { scope: 'adapters:write' },
-    schema: { operationId: 'promoteAdapter', summary: 'Make a version the current one', tags, params: NameParams, body: PromoteRequest, response: adapterResponses },
+    schema: { operationId: 'promoteAdapter', summary: 'Make a version the current one', tags, params: NameParams, body: PromoteRequest,
+      response: adapterResponses },
   }, async (request) => {
     const name = nameOf(request)
     await registry().promote(name, request.body.version)
@@ -63,7 +65,8 @@ function registerChanges(app: FastifyInstance, registry: () => AdapterRegistry):
 
   app.post<NamedRoute>('/admin/adapters/:name/rollback', {
     config: { scope: 'adapters:write' },
-    schema: { operationId: 'rollbackAdapter', summary: 'Go back to the version that was current before', tags, params: NameParams, response: adapterResponses },
+    schema: { operationId: 'rollbackAdapter', summary: 'Go back to the version that was current before', tags, params: NameParams,
+      response: adapterResponses },
   }, async (request) => {
     const name = nameOf(request)
     await registry().rollback(name)
@@ -72,7 +75,8 @@ function registerChanges(app: FastifyInstance, registry: () => AdapterRegistry):
 
   app.delete<NamedRoute>('/admin/adapters/:name', {
     config: { scope: 'adapters:write' },
-    schema: { operationId: 'deleteAdapter', summary: 'Delete an adapter with all its versions', tags, params: NameParams, response: deleteResponses },
+    schema: { operationId: 'deleteAdapter', summary: 'Delete an adapter with all its versions', tags, params: NameParams,
+      response: deleteResponses },
   }, async (request) => {
     const name = nameOf(request)
     await registry().remove(name)
@@ -81,7 +85,8 @@ function registerChanges(app: FastifyInstance, registry: () => AdapterRegistry):
 
   app.delete<VersionRoute>('/admin/adapters/:name/versions/:version', {
     config: { scope: 'adapters:write' },
-    schema: { operationId: 'deleteAdapterVersion', summary: 'Delete a version that is not the current one', tags, params: VersionParams, response: deleteResponses },
+    schema: { operationId: 'deleteAdapterVersion', summary: 'Delete a version that is not the current one', tags, params: VersionParams,
+      response: deleteResponses },
   }, async (request) => {
     const name = nameOf(request)
     await registry().removeVersion(name, request.params.version)
@@ -94,7 +99,8 @@ function registerUpload(app: FastifyInstance, registry: () => AdapterRegistry): 
     config: { scope: 'adapters:write' },
     bodyLimit: MAX_UPLOAD_BYTES,
     schema: {
-      operationId: 'uploadAdapter', summary: 'Upload an adapter', tags, consumes: ['multipart/form-data'], body: UploadForm, response: publishResponses,
+      operationId: 'uploadAdapter', summary: 'Upload an adapter', tags, consumes: ['multipart/form-data'], body: UploadForm,
+        response: publishResponses,
     },
   }, async (request, reply) => {
     if (!request.isMultipart()) throw new ApiError(415, 'unsupported_media_type', 'Send the adapter as multipart/form-data.')
@@ -123,7 +129,8 @@ async function receive(request: FastifyRequest, staging: Staging): Promise<Map<s
     }
     return fields
   } catch (error) {
-    if ((error as { code?: string }).code === 'ERR_STREAM_PREMATURE_CLOSE') throw new ApiError(400, 'invalid_request', 'The form ends in the middle.')
+    if ((error as { code?: string }).code === 'ERR_STREAM_PREMATURE_CLOSE') throw new ApiError(400, 'invalid_request',
+      'The form ends in the middle.')
     throw asDiskFull(error)
   }
 }

@@ -12,7 +12,8 @@ import { allowModel } from '../plugins/auth.js'
 
 const LoadRequest = Type.Object({
   lora_name: Type.String({ description: 'Name for `model`.' }),
-  lora_path: Type.String({ minLength: 1, maxLength: 4_096, description: 'PEFT folder under --adapter-root; a relative path is taken from there.' }),
+  lora_path: Type.String({ minLength: 1, maxLength: 4_096,
+    description: 'PEFT folder under --adapter-root; a relative path is taken from there.' }),
   load_inplace: Type.Optional(Type.Boolean({ description: 'Replace what the name stands for; requests that run keep the old version.' })),
   base_model_name: Type.Optional(Type.Union([Type.String(), Type.Null()])),
 })
@@ -27,14 +28,16 @@ const success = { 200: { description: 'Success', content: { 'text/plain': { sche
 export function registerLora(app: FastifyInstance, context: ServerContext): void {
   app.post<{ Body: Static<typeof LoadRequest> }>('/v1/load_lora_adapter', {
     config: { scope: 'adapters:write' },
-    schema: { operationId: 'loadLoraAdapter', summary: 'Load an adapter from a folder (vLLM)', tags: ['adapters'], body: LoadRequest, response: success },
+    schema: { operationId: 'loadLoraAdapter', summary: 'Load an adapter from a folder (vLLM)', tags: ['adapters'], body: LoadRequest,
+      response: success },
   }, async (request, reply) => {
     const { lora_name, lora_path, load_inplace = false } = request.body
     const name = checkAdapterName(lora_name, 'lora_name')
     allowModel(request.apiKey, name)
     const registry = adapterRegistry(context.backend.adapters())
     if (registry.store.record(name)?.served === true && !load_inplace) {
-      throw new EngineError('ADAPTER_EXISTS', `The lora adapter '${name}' has already been loaded. If you want to load the adapter in place, ` +
+      throw new EngineError('ADAPTER_EXISTS',
+        `The lora adapter '${name}' has already been loaded. If you want to load the adapter in place, ` +
         'set \'load_inplace\' to True.', { param: 'lora_name' })
     }
     await registry.publishFolder(name, lora_path, false)
@@ -44,7 +47,8 @@ export function registerLora(app: FastifyInstance, context: ServerContext): void
 
   app.post<{ Body: Static<typeof UnloadRequest> }>('/v1/unload_lora_adapter', {
     config: { scope: 'adapters:write' },
-    schema: { operationId: 'unloadLoraAdapter', summary: 'Stop serving an adapter (vLLM)', tags: ['adapters'], body: UnloadRequest, response: success },
+    schema: { operationId: 'unloadLoraAdapter', summary: 'Stop serving an adapter (vLLM)', tags: ['adapters'], body: UnloadRequest,
+      response: success },
   }, async (request, reply) => {
     const name = checkAdapterName(request.body.lora_name, 'lora_name')
     allowModel(request.apiKey, name)

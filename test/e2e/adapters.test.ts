@@ -16,7 +16,8 @@ const PROMPT = 'List the names of all customers'
 
 async function serve(t: Test, flags: readonly string[]) {
   const root = mkdtempSync(join(tmpdir(), 'lorikeet-e2e-'))
-  const args = ['dist/server/cli.js', 'serve', '--port', '0', '--data-dir', join(root, 'data'), '--served-model-name', 'base', '--log-level', 'warn', ...flags]
+  const args = ['dist/server/cli.js', 'serve', '--port', '0', '--data-dir', join(root, 'data'), '--served-model-name', 'base',
+    '--log-level', 'warn', ...flags]
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
   t.teardown(() => {
     child.kill('SIGKILL')
@@ -46,7 +47,8 @@ async function upload(url: string, name: string, folder: string): Promise<string
 async function complete(url: string, model: string, maxTokens: number, onFirstToken: () => void = () => {}): Promise<string> {
   const sampling = { temperature: 2, top_k: 0, top_p: 1, seed: 7, ignore_eos: true }
   const body = { model, messages: [{ role: 'user', content: PROMPT }], max_tokens: maxTokens, stream: true, ...sampling }
-  const response = await fetch(`${url}/v1/chat/completions`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
+  const response = await fetch(`${url}/v1/chat/completions`,
+    { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) })
   if (response.status !== 200) throw new Error(await response.text())
   let text = ''
   for await (const chunk of response.body!.pipeThrough(new TextDecoderStream())) {

@@ -18,13 +18,16 @@ const N_GREEDY = 24
 /** Where the two best logits are closer than this, either may win. */
 const CLEAR_MARGIN = 1e-3
 
-const names = skip ? [] : readdirSync(join(GOLDENS, 'adapters')).filter((name) => existsSync(join(GOLDENS, 'adapters', name, 'expected.safetensors')))
+const hasExpected = (name: string) => existsSync(join(GOLDENS, 'adapters', name, 'expected.safetensors'))
+const names = skip ? [] : readdirSync(join(GOLDENS, 'adapters')).filter(hasExpected)
 
 async function open(t: Test, options: Partial<EngineOptions> = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'lorikeet-native-'))
   const engine = await createLocalEngine({
-    model: join(GOLDENS, 'gemma3-tiny'), dataDir: folder, device: 'cpu', compute: 'fp32', weights: 'bf16', head: 'bf16', isa: 'auto', nThreads: 2,
-    maxModelLen: 512, kvCacheBytes: 0, maxNumSeqs: 32, maxBatchTokens: 256, maxQueue: 64, maxLoras: 16, maxLoraRank: 64, prefixCache: false, ...options,
+    model: join(GOLDENS, 'gemma3-tiny'), dataDir: folder, device: 'cpu', compute: 'fp32', weights: 'bf16', head: 'bf16', isa: 'auto',
+      nThreads: 2,
+    maxModelLen: 512, kvCacheBytes: 0, maxNumSeqs: 32, maxBatchTokens: 256, maxQueue: 64, maxLoras: 16, maxLoraRank: 64, prefixCache: false,
+      ...options,
   })
   const store = await AdapterStore.open(join(folder, 'adapters'))
   const registry = new AdapterRegistry({ engine, store, baseNames: ['base'], hostBytes: 2 ** 30, waitMs: 10_000, allowedRoots: [] })
@@ -35,7 +38,8 @@ async function open(t: Test, options: Partial<EngineOptions> = {}) {
   return { engine, registry }
 }
 
-const publish = (registry: AdapterRegistry, name: string, folder = name) => registry.publishFolder(name, join(GOLDENS, 'adapters', folder), true)
+const publish = (registry: AdapterRegistry, name: string, folder = name) => registry.publishFolder(name, join(GOLDENS, 'adapters', folder),
+  true)
 
 function golden(name: string, key: string): number[] {
   const path = join(GOLDENS, 'adapters', name, 'expected.safetensors')
@@ -53,12 +57,14 @@ async function answer(engine: LocalEngine, registry: AdapterRegistry, model: str
     const ids: number[] = []
     const logprobs: string[] = []
     const request = {
-      id: `request-${nRequests++}`, prompt: { tokenIds }, adapter: lease.adapter, maxTokens: N_GREEDY, ignoreEos: true, sampling: { temperature: 0 }, logprobs: 5,
+      id: `request-${nRequests++}`, prompt: { tokenIds }, adapter: lease.adapter, maxTokens: N_GREEDY, ignoreEos: true,
+        sampling: { temperature: 0 }, logprobs: 5,
     }
     for await (const event of engine.generate(request)) {
       if (event.type !== 'delta') continue
       ids.push(...event.tokenIds)
-      logprobs.push(JSON.stringify(event.logprobs?.map(({ logprob, top }) => [logprob, top.map((other) => [other.tokenId, other.logprob])])))
+      logprobs.push(JSON.stringify(event.logprobs?.map(({ logprob, top }) => [logprob,
+        top.map((other) => [other.tokenId, other.logprob])])))
     }
     return { ids, logprobs: logprobs.join() }
   } finally {
@@ -99,14 +105,16 @@ t.test('every bad adapter is refused by its kind, and nothing is evicted or chan
   await publish(registry, 'good', 'plain-r16')
   const prompt = golden('plain-r16', 'p9.input_ids')
   const before = await answer(engine, registry, 'good', prompt)
-  const cases = JSON.parse(readFileSync(join(GOLDENS, 'adapters/bad/cases.json'), 'utf8')) as Array<{ directory: string; error: string | null }>
+  const text = readFileSync(join(GOLDENS, 'adapters/bad/cases.json'), 'utf8')
+  const cases = JSON.parse(text) as Array<{ directory: string; error: string | null }>
   for (const { directory, error } of cases) {
     const startedAt = performance.now()
     const refusal = await publish(registry, 'bad', join('bad', directory)).then(() => undefined, (reason: EngineError) => reason)
     if (error === null) t.equal(refusal, undefined, `${directory}: ${refusal?.message}`)
     else {
       t.match(refusal?.code, /^(ADAPTER_INVALID|ADAPTER_RANK_TOO_LARGE)$/, directory)
-      if (refusal?.code === 'ADAPTER_INVALID') t.ok(refusal.message.startsWith(error), `${directory}: "${refusal.message}" begins with "${error}"`)
+      if (refusal?.code === 'ADAPTER_INVALID') t.ok(refusal.message.startsWith(error),
+        `${directory}: "${refusal.message}" begins with "${error}"`)
     }
     t.ok(performance.now() - startedAt < 2_000, `${directory} is answered at once`)
   }

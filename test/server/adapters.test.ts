@@ -23,7 +23,8 @@ async function startAdapters(t: Test, options: AdapterHarnessOptions = {}) {
   const flags = ['--served-model-name', MODEL, '--data-dir', join(root, 'data'), '--adapter-root', root, ...(options.flags ?? [])]
   const engine = options.engine ?? new FakeEngine({ reply: ({ adapter }) => [adapter?.version ?? 'base'] })
   const adapters = await openAdapters(loadConfig(flags, {}), engine)
-  const { secret, keys } = options.key === undefined ? { secret: undefined, keys: undefined } : makeKey(join(root, 'keys.json'), options.key)
+  const { secret, keys } = options.key === undefined ? { secret: undefined, keys: undefined }
+    : makeKey(join(root, 'keys.json'), options.key)
   const app = await startApp(t, { engine, adapters, flags, ...(keys && { keys }) })
   const url = await listen(app)
   const headers: Record<string, string> = secret === undefined ? {} : { authorization: `Bearer ${secret}` }
@@ -61,7 +62,8 @@ t.test('an uploaded adapter answers by its name at once, mixed with the base', a
   const { app, call } = await startAdapters(t)
   const { status, json } = await call('POST', '/admin/adapters', form('sql', 'one'))
   t.equal(status, 201)
-  t.match(json, { object: 'adapter.version', name: 'sql', version: /^[0-9a-f]{64}$/, rank: 8, n_tensors: 14, current: true, source: 'upload' })
+  t.match(json, { object: 'adapter.version', name: 'sql', version: /^[0-9a-f]{64}$/, rank: 8, n_tensors: 14, current: true,
+    source: 'upload' })
   t.equal(await answerOf(app, 'sql'), json.version)
   t.equal(await answerOf(app, `${MODEL}:sql`), json.version)
   t.equal(await answerOf(app, `sql@${json.version.slice(0, 12)}`), json.version)
@@ -105,24 +107,28 @@ t.test('the list tells tiers, pins and slots', async (t) => {
   const running = chat(app, { model: 'a' })
   await until(() => engine.active === 1, 'running')
   const { json } = await call('GET', '/admin/adapters')
-  t.match(json, { slots: { total: 1, used: 1, pinned: 1 }, data: [{ name: 'a', versions: [{ tier: 'device', pins: 1 }] }, { name: 'b', versions: [{ tier: 'disk', pins: 0 }] }] })
+  t.match(json, { slots: { total: 1, used: 1, pinned: 1 },
+    data: [{ name: 'a', versions: [{ tier: 'device', pins: 1 }] }, { name: 'b', versions: [{ tier: 'disk', pins: 0 }] }] })
   await running
   await chat(app, { model: 'b' })
-  t.match((await call('GET', '/admin/adapters')).json.data, [{ versions: [{ tier: 'host', pins: 0 }] }, { versions: [{ tier: 'device', pins: 0 }] }])
+  t.match((await call('GET', '/admin/adapters')).json.data,
+    [{ versions: [{ tier: 'host', pins: 0 }] }, { versions: [{ tier: 'device', pins: 0 }] }])
 })
 
 t.test('load and unload speak as vLLM does', async (t) => {
   const { app, call, root } = await startAdapters(t)
   const lora_path = await peftFolder(root, 'one')
   const load = (body: object) => call('POST', '/v1/load_lora_adapter', body)
-  t.match(await load({ lora_name: 'sql', lora_path, base_model_name: null }), { status: 200, text: "Success: LoRA adapter 'sql' added successfully." })
+  t.match(await load({ lora_name: 'sql', lora_path, base_model_name: null }),
+    { status: 200, text: "Success: LoRA adapter 'sql' added successfully." })
   t.match(await load({ lora_name: 'sql', lora_path }), { status: 400, json: { error: { message: /has already been loaded/ } } })
   t.equal((await load({ lora_name: 'sql', lora_path, load_inplace: true })).status, 200)
   t.match(await load({ lora_name: 'x', lora_path: join(root, 'none') }), { status: 404 })
   t.match(await load({ lora_name: 'x', lora_path: '/etc' }), { status: 400, json: { error: { param: 'lora_path' } } })
   t.match(await load({ lora_name: '../x', lora_path }), { status: 400, json: { error: { param: 'lora_name' } } })
   t.match(await load({ lora_path }), { status: 400, json: { error: { code: 'missing_required_parameter', param: 'lora_name' } } })
-  t.match(await call('POST', '/v1/unload_lora_adapter', { lora_name: 'sql' }), { status: 200, text: "Success: LoRA adapter 'sql' removed successfully." })
+  t.match(await call('POST', '/v1/unload_lora_adapter', { lora_name: 'sql' }),
+    { status: 200, text: "Success: LoRA adapter 'sql' removed successfully." })
   t.match(await call('POST', '/v1/unload_lora_adapter', { lora_name: 'sql' }), { status: 404 })
   t.equal(await answerOf(app, 'sql'), 'model_not_found')
   t.equal((await load({ lora_name: 'sql', lora_path })).status, 200)
@@ -132,7 +138,8 @@ t.test('a bad upload is named, publishes nothing and leaves nothing behind', asy
   const engine = new FakeEngine()
   engine.validateAdapter = async () => { throw new EngineError('ADAPTER_INVALID', 'shape: lora_A has 5 rows') }
   const { call, root, url } = await startAdapters(t, { engine })
-  t.match(await call('POST', '/admin/adapters', form('sql', 'one')), { status: 400, json: { error: { code: 'adapter_invalid', message: /^shape/ } } })
+  t.match(await call('POST', '/admin/adapters', form('sql', 'one')),
+    { status: 400, json: { error: { code: 'adapter_invalid', message: /^shape/ } } })
   t.match(await call('POST', '/admin/adapters', form(undefined, 'one')), { status: 400, json: { error: { param: 'name' } } })
   t.match(await call('POST', '/admin/adapters', form('../sql', 'one')), { status: 400, json: { error: { param: 'name' } } })
   t.match(await call('POST', '/admin/adapters', form(MODEL, 'one')), { status: 400, json: { error: { code: 'adapter_exists' } } })
@@ -150,7 +157,8 @@ t.test('a bad upload is named, publishes nothing and leaves nothing behind', asy
 
 /** Begins an upload and hangs up in the middle of a file. */
 async function cutUpload(url: string): Promise<void> {
-  const head = ['--b', 'content-disposition: form-data; name="f"; filename="adapter_model.safetensors"', '', 'x'.repeat(10_000)].join('\r\n')
+  const head = ['--b', 'content-disposition: form-data; name="f"; filename="adapter_model.safetensors"', '',
+    'x'.repeat(10_000)].join('\r\n')
   const socket = createConnection(Number(new URL(url).port), '127.0.0.1')
   await new Promise<void>((resolve) => {
     socket.write(`POST /admin/adapters HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: 100000\r\n\r\n${head}`)
@@ -163,15 +171,18 @@ t.test('reading and changing adapters need their scopes, and a key bound to mode
   const reader = await startAdapters(t, { key: { scopes: ['adapters:read'] } })
   t.equal((await reader.call('GET', '/admin/adapters')).status, 200)
   for (const [method, path, body] of [
-    ['POST', '/admin/adapters', form('a', 'one')], ['DELETE', '/admin/adapters/a', undefined], ['POST', '/admin/adapters/a/rollback', undefined],
+    ['POST', '/admin/adapters', form('a', 'one')], ['DELETE', '/admin/adapters/a', undefined],
+      ['POST', '/admin/adapters/a/rollback', undefined],
     ['POST', '/admin/adapters/a/promote', { version: 'abcd' }], ['POST', '/v1/load_lora_adapter', { lora_name: 'a', lora_path: 'a' }],
     ['POST', '/v1/unload_lora_adapter', { lora_name: 'a' }], ['DELETE', '/admin/adapters/a/versions/abcd', undefined],
-  ] as const) t.match(await reader.call(method, path, body), { status: 403, json: { error: { code: 'insufficient_scope' } } }, `${method} ${path}`)
+  ] as const) t.match(await reader.call(method, path, body), { status: 403, json: { error: { code: 'insufficient_scope' } } },
+    `${method} ${path}`)
 
   const tenant = await startAdapters(t, { key: { scopes: ['adapters:read', 'adapters:write'], models: ['mine'] } })
   await tenant.adapters.publishFolder('theirs', await peftFolder(tenant.root, 'theirs'), true)
   t.equal((await tenant.call('POST', '/admin/adapters', form('mine', 'one'))).status, 201)
-  t.match(await tenant.call('POST', '/admin/adapters', form('theirs', 'one')), { status: 403, json: { error: { code: 'model_not_allowed' } } })
+  t.match(await tenant.call('POST', '/admin/adapters', form('theirs', 'one')),
+    { status: 403, json: { error: { code: 'model_not_allowed' } } })
   t.match(await tenant.call('DELETE', '/admin/adapters/theirs'), { status: 403 })
   t.same((await tenant.call('GET', '/admin/adapters')).json.data.map(({ name }: { name: string }) => name), ['mine'])
 })
@@ -197,7 +208,8 @@ t.test('metrics show where adapters are and what moving them cost', async (t) =>
   await chat(app, { model: 'sql' })
   const { body } = await app.server.inject({ url: '/metrics' })
   for (const line of [
-    'lorikeet_adapters_stored 1', 'lorikeet_adapters_resident{tier="device"} 1', 'lorikeet_adapters_resident{tier="host"} 1', 'lorikeet_adapter_loads_total 1',
+    'lorikeet_adapters_stored 1', 'lorikeet_adapters_resident{tier="device"} 1', 'lorikeet_adapters_resident{tier="host"} 1',
+      'lorikeet_adapter_loads_total 1',
     'lorikeet_adapter_hits_total{tier="device"} 1', 'lorikeet_adapter_misses_total{tier="device"} 1', 'lorikeet_adapter_pins 0',
     'lorikeet_adapter_resident_bytes{tier="device"} 1024', 'lorikeet_adapter_load_seconds_count{from="disk"} 1',
   ]) t.ok(body.includes(`${line}\n`), line)
@@ -208,7 +220,8 @@ t.test('adapters of the command line are published, resident, and kept when pinn
   t.teardown(() => rmSync(root, { recursive: true, force: true }))
   const [a, b] = [await peftFolder(root, 'a'), await peftFolder(root, 'b')]
   const { adapters } = await startAdapters(t, { flags: ['--adapter', `first=${a}`, '--adapter', `second=${b}`, '--adapter-pin', 'second'] })
-  t.match(adapters.statuses(), [{ name: 'first', pinned: false, versions: [{ tier: 'device' }] }, { name: 'second', pinned: true, versions: [{ tier: 'device', pins: 1 }] }])
+  t.match(adapters.statuses(), [{ name: 'first', pinned: false, versions: [{ tier: 'device' }] },
+    { name: 'second', pinned: true, versions: [{ tier: 'device', pins: 1 }] }])
   await t.rejects(startAdapters(t, { flags: ['--adapter', `../x=${a}`] }), { code: 'INVALID_REQUEST' })
   await t.rejects(startAdapters(t, { flags: ['--adapter', `x=${join(root, 'none')}`] }), { code: 'ADAPTER_NOT_FOUND' })
 })

@@ -58,7 +58,9 @@ function ignoreNothingToGoBackTo(error: unknown): void {
   if (!(error instanceof EngineError) || error.code !== 'INVALID_REQUEST') throw error
 }
 
-t.test(`${N_ADAPTERS} adapters, ${N_SLOTS} slots, ${N_REQUESTS} requests under constant change: never a wrong adapter or version, no pin left`, async (t) => {
+const SETTING = `${N_ADAPTERS} adapters, ${N_SLOTS} slots, ${N_REQUESTS} requests under constant change`
+
+t.test(`${SETTING}: never a wrong adapter or version, no pin left`, async (t) => {
   const root = temporaryFolder(t)
   const engine = new FakeEngine(N_SLOTS)
   const registry = await openRegistry(root, engine, { waitMs: 20_000, drainAfterMs: 20 })
@@ -124,5 +126,6 @@ t.test(`${N_ADAPTERS} adapters, ${N_SLOTS} slots, ${N_REQUESTS} requests under c
   for (const name of registry.store.names()) await registry.remove(name)
   await sleep(20)
   t.equal(registry.stats().residentBytes, 0, 'with every adapter deleted every slot is empty again')
-  t.comment(JSON.stringify({ ...outcomes, ...storm.done, restarts: engine.restarts, loads: engine.loads, evictions: registry.stats().evictions }))
+  t.comment(JSON.stringify({ ...outcomes, ...storm.done, restarts: engine.restarts, loads: engine.loads,
+    evictions: registry.stats().evictions }))
 })

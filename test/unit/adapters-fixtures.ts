@@ -53,7 +53,8 @@ export class FakeEngine {
     const { restarts } = this
     if (this.state !== 'ready') throw new EngineError('ENGINE_UNAVAILABLE', 'restarting')
     const present = this.slots.get(slot)
-    if (present?.version === version && present.content !== '(loading)') return { rank: 8, bytes: present.content.length, nTensors: 1, warnings: [] }
+    if (present?.version === version && present.content !== '(loading)') return { rank: 8, bytes: present.content.length, nTensors: 1,
+      warnings: [] }
     if (present !== undefined) {
       this.faults.push(`slot ${slot} loaded while taken`)
       throw new EngineError('ADAPTER_EXISTS', `slot ${slot} is taken`)

@@ -39,14 +39,16 @@ t.test('an adapter of the 270M base has the file layout of PEFT, header byte for
 t.test('what was written is read back, and a config of another kind is refused', async (t) => {
   const folder = temporaryFolder(t)
   const data = Buffer.from(new Float32Array([1, 2, 3, 4]).buffer)
-  await writePeftAdapter(folder, { r: 2, lora_alpha: 4, target_modules: ['v_proj', 'q_proj'] }, new Map([['x', { dtype: 'F32', shape: [2, 2], data }]]))
+  await writePeftAdapter(folder, { r: 2, lora_alpha: 4, target_modules: ['v_proj', 'q_proj'] },
+    new Map([['x', { dtype: 'F32', shape: [2, 2], data }]]))
   t.match(await readPeftConfig(folder), { r: 2, lora_alpha: 4, target_modules: ['q_proj', 'v_proj'], use_dora: false })
   const file = readFileSync(join(folder, 'adapter_model.safetensors'))
   t.ok(file.subarray(-16).equals(data))
   const other = join(folder, 'other')
   await t.rejects(readPeftConfig(other), { code: 'ADAPTER_NOT_FOUND' })
   await mkdir(other)
-  for (const text of ['{', '[]', 'null', '{"peft_type":"LOHA","r":1}', '{"peft_type":"LORA","r":"1","lora_alpha":1}', '{"peft_type":"LORA","r":1.5,"lora_alpha":1}']) {
+  for (const text of ['{', '[]', 'null', '{"peft_type":"LOHA","r":1}', '{"peft_type":"LORA","r":"1","lora_alpha":1}',
+    '{"peft_type":"LORA","r":1.5,"lora_alpha":1}']) {
     await writeFile(join(other, 'adapter_config.json'), text)
     await t.rejects(readPeftConfig(other), { code: 'ADAPTER_INVALID' }, text)
   }

@@ -151,7 +151,8 @@ t.test('300 refused and missing adapters hurt none of 500 requests', async (t) =
   const registry = await withAdapters(root, engine, good)
   const bad = await peftFolder(root, 'bad')
   const refusals = Promise.all(Array.from({ length: 150 }, (_, i) => Promise.allSettled([
-    registry.publishFolder(good[i % 10]!, bad, true), registry.publishFolder('new', join(root, 'missing'), true), registry.resolve('missing'),
+    registry.publishFolder(good[i % 10]!, bad, true), registry.publishFolder('new', join(root, 'missing'), true),
+      registry.resolve('missing'),
   ])))
   const answers = await Promise.all(Array.from({ length: 500 }, async (_, i) => {
     const lease = await registry.resolve(good[i % 10]!)

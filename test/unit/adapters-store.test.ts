@@ -20,7 +20,8 @@ async function publish(store: AdapterStore, root: string, name: string, content:
 t.test('a name that could leave its folder, hide, or mean something to a system is refused', async (t) => {
   const path = '../shared/goldens/adapters/bad/names.json'
   const golden = existsSync(path) ? (JSON.parse(readFileSync(path, 'utf8')) as { names: string[] }).names : []
-  const bad = [...golden, '', '.', '..', '../x', '/etc/passwd', 'a/b', 'a\\b', 'a\0b', '.hidden', '-rf', 'CON', 'nul.txt', 'x.', 'a b', 'constructor', 'é',
+  const bad = [...golden, '', '.', '..', '../x', '/etc/passwd', 'a/b', 'a\\b', 'a\0b', '.hidden', '-rf', 'CON', 'nul.txt', 'x.', 'a b',
+    'constructor', 'é',
     'x'.repeat(65), '__proto__', 'a:b', 'a@b', 'a%2fb']
   t.same(bad.filter(isAdapterName), [])
   t.same([undefined, null, 1, {}, []].filter(isAdapterName), [])
@@ -34,7 +35,8 @@ t.test('model names the base, an adapter, a version of it, or an adapter of the 
   t.same(parse('sql@0123abcd'), { kind: 'adapter', name: 'sql', versionPrefix: '0123abcd' })
   t.same(parse('org/gemma-3:sql'), { kind: 'adapter', name: 'sql', versionPrefix: undefined })
   t.same(parse('gemma:sql@0123'), { kind: 'adapter', name: 'sql', versionPrefix: '0123' })
-  for (const model of ['gemma:', 'gemma:gemma:x', 'other:sql', 'sql@', 'sql@xyz', 'sql@0123@4567', 'sql@01', '']) t.equal(parse(model), null, model)
+  for (const model of ['gemma:', 'gemma:gemma:x', 'other:sql', 'sql@', 'sql@xyz', 'sql@0123@4567', 'sql@01', '']) t.equal(parse(model),
+    null, model)
 })
 
 t.test('a published adapter is there after a new start, under the hash of its content', async (t) => {
@@ -170,7 +172,8 @@ t.test('changes of one name at the same time happen one after another', async (t
   t.same(again.record('sql')?.versions.toSorted(), versions.map(({ version }) => version).toSorted())
 })
 
-t.test('files are flushed before their folder, the folder before its new name, the name before its parent', { skip: hasStrace ? false : 'strace is not installed' }, async (t) => {
+t.test('files are flushed before their folder, the folder before its new name, the name before its parent',
+  { skip: hasStrace ? false : 'strace is not installed' }, async (t) => {
   const root = temporaryFolder(t)
   const source = await peftFolder(root, 'one')
   const log = join(root, 'trace')
