@@ -25,13 +25,14 @@ export async function* generateResumable(deps: ResumeDeps, request: GenerateRequ
   deps.quarantine.check(fingerprint)
   const run = new ResumableRun(withSeed(request))
   for (let attempt = 1; ; attempt++) {
+    const { restarts } = deps.engine
     try {
       for await (const event of run.stream(deps.engine, signal)) if (run.accept(event)) yield event
       deps.quarantine.clear(fingerprint)
       return
     } catch (error) {
       if (!diedWithEngine(error, deps.engine) || signal.aborted) throw error
-      if (run.started || attempt >= MAX_ATTEMPTS) deps.quarantine.record(fingerprint)
+      if (run.started || attempt >= MAX_ATTEMPTS) deps.quarantine.record(fingerprint, restarts)
       if (attempt >= MAX_ATTEMPTS) throw error
       await engineReady(deps.engine, deps.recoveryMs, signal)
       run.adapter = await deps.renewAdapter()
@@ -115,7 +116,7 @@ function fingerprintOf(request: GenerateRequest): string {
 
 /** Fingerprints that were running when the engine died. Bounded; a request that completes is cleared of suspicion. */
 export class Quarantine {
-  readonly #crashes = new Map<string, { count: number; at: number }>()
+  readonly #crashes = new Map<string, { count: number; at: number; engine: number }>()
   readonly #maxCrashes = 2
   readonly #capacity = 1_024
   readonly #forgetMs = 600_000
@@ -130,11 +131,16 @@ export class Quarantine {
     }
   }
 
-  /** Counts a crash. @throws EngineError QUARANTINED from the second on. */
-  record(fingerprint: string): void {
-    const count = (this.#crashes.get(fingerprint)?.count ?? 0) + 1
+  /**
+   * Counts a crash of the `engine`-th process: once, however many equal requests ran in it.
+   * @throws EngineError QUARANTINED from the second on.
+   */
+  record(fingerprint: string, engine: number): void {
+    const known = this.#crashes.get(fingerprint)
+    if (known?.engine === engine) return this.check(fingerprint)
+    const count = (known?.count ?? 0) + 1
     this.#crashes.delete(fingerprint)
-    this.#crashes.set(fingerprint, { count, at: performance.now() })
+    this.#crashes.set(fingerprint, { count, at: performance.now(), engine })
     if (this.#crashes.size > this.#capacity) this.#crashes.delete(this.#crashes.keys().next().value!)
     this.check(fingerprint)
   }

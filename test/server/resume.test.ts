@@ -11,8 +11,9 @@ const TEXT = REPLY.join('')
 t.test('a stream goes on where the engine died: the client sees one answer', async (t) => {
   const app = await startApp(t, { script: { delayMs: 3, reply: () => REPLY } })
   const stream = chat(app, { stream: true, stream_options: { include_usage: true }, stop: ['zzz'] })
-  await until(() => app.engine.tokens === 10, 'half way')
+  await until(() => app.engine.tokens >= 10, 'half way')
   app.engine.crash()
+  const nEmitted = app.engine.tokens
   await new Promise((resolve) => setTimeout(resolve, 50))
   t.equal((await app.server.inject('/readyz')).statusCode, 503)
   app.engine.recover()
@@ -25,7 +26,7 @@ t.test('a stream goes on where the engine died: the client sees one answer', asy
   const [first, second] = app.engine.requests
   t.equal(second!.sampling!.seed, first!.sampling!.seed)
   t.type(first!.sampling!.seed, 'number', 'a seed was minted')
-  t.equal(second!.resume![0]!.tokenIds.length, 10)
+  t.equal(second!.resume![0]!.tokenIds.length, nEmitted)
   t.not(second!.id, first!.id)
 })
 
@@ -136,13 +137,14 @@ t.test('an abort while the engine restarts ends the wait', async (t) => {
   await t.rejects(run, { code: 'ABORTED' })
 })
 
-t.test('a request that completes is cleared of suspicion; the table is bounded', async (t) => {
+t.test('equal requests in one crash count once; a request that completes is cleared; the table is bounded', async (t) => {
   const quarantine = new Quarantine()
-  quarantine.record('a')
+  quarantine.record('a', 0)
+  quarantine.record('a', 0)
   quarantine.clear('a')
-  quarantine.record('a')
-  t.throws(() => quarantine.record('a'), { code: 'QUARANTINED' })
-  for (let i = 0; i < 2_000; i++) quarantine.record(`b${i}`)
+  quarantine.record('a', 1)
+  t.throws(() => quarantine.record('a', 2), { code: 'QUARANTINED' })
+  for (let i = 0; i < 2_000; i++) quarantine.record(`b${i}`, 0)
   quarantine.check('a')
   t.pass('the oldest is forgotten')
 })
