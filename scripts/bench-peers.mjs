@@ -91,8 +91,13 @@ function append(rates, measured) {
   for (const key of Object.keys(rates)) rates[key].push(measured[key])
 }
 
-const rate = (rates) => Math.max(...rates).toFixed(1)
-const ratio = (peer, ours) => (Math.max(...ours) / Math.max(...peer)).toFixed(2)
+function rate(rates) {
+  return Math.max(...rates).toFixed(1)
+}
+
+function ratio(peer, ours) {
+  return (Math.max(...ours) / Math.max(...peer)).toFixed(2)
+}
 
 function printTable(head, rows) {
   const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i].length)))
