@@ -281,7 +281,7 @@ SampleResult sample_cpu(Scores& scores, std::span<const BatchOutput> outputs, co
   std::vector<RowResult> results(S);
 #pragma omp parallel if (S > 1)
   {
-    std::vector<float> bounds;
+    thread_local std::vector<float> bounds;  // kept: fresh pages for every step cost more than the bounds
 #pragma omp for schedule(dynamic, 1)
     for (int64_t s = 0; s < S; s++) results[s] = sample_row(scores, s, outputs[s], table[rows[outputs[s].row].slot], bounds);
   }
