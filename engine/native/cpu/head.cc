@@ -6,6 +6,7 @@
 // with error[n] = ||w[n] - q[n] scale[n]|| plus a bound of fp32 summation, from Cauchy-Schwarz. Whoever picks a token re-scores in
 // bf16 every row that could still win within these bounds (sampler.cc).
 #include <algorithm>
+#include <utility>
 
 #include "../core/nf4.h"
 #include "allocate.h"
@@ -145,22 +146,21 @@ inline void dot_bytes(__m512i& acc, __m512i w, const int8_t* x) {
 
 /// sums[m][lane] = sum over H of q[m] * code[row of lane], codes being unsigned: 128 * sum(q) too large, taken off by the caller.
 /// Integers: exact modulo 2^32, in any order.
-template <int M>
-inline void int8_tile(const uint8_t* codes, const int8_t* x, int64_t H, i32x16* sums) {
+template <size_t... I>
+inline void int8_tile_of(const uint8_t* codes, const int8_t* x, int64_t H, i32x16* sums, std::index_sequence<I...>) {
 #if defined(__AVX512VNNI__)
+  // Indices are constants, so that every accumulator is a register: gcc keeps the arrays of a loop with asm in memory.
+  constexpr int M = int(sizeof...(I));
   __m512i high[M], low[M];
-  for (int m = 0; m < M; m++) high[m] = low[m] = _mm512_setzero_si512();
+  ((high[I] = low[I] = _mm512_setzero_si512()), ...);
   for (int64_t k = 0; k < H; k += kDeep, codes += kRows * kDeep, x += 2 * M * kDeep) {
     _mm_prefetch((const char*)codes + 4096, _MM_HINT_T0);
     const __m512i w = _mm512_loadu_si512(codes);
-#pragma GCC unroll 16
-    for (int m = 0; m < M; m++) {
-      dot_bytes(high[m], w, x + m * 2 * kDeep);
-      dot_bytes(low[m], w, x + m * 2 * kDeep + kDeep);
-    }
+    ((dot_bytes(high[I], w, x + I * 2 * kDeep), dot_bytes(low[I], w, x + I * 2 * kDeep + kDeep)), ...);
   }
-  for (int m = 0; m < M; m++) sums[m] = (i32x16)_mm512_add_epi32(_mm512_slli_epi32(high[m], 7), low[m]);
+  ((sums[I] = (i32x16)_mm512_add_epi32(_mm512_slli_epi32(high[I], 7), low[I])), ...);
 #else
+  constexpr int M = int(sizeof...(I));
   for (int m = 0; m < M; m++) {
     u32x16 high{}, low{};
     for (int64_t k = 0; k < H; k += kDeep) {
@@ -175,6 +175,11 @@ inline void int8_tile(const uint8_t* codes, const int8_t* x, int64_t H, i32x16* 
     sums[m] = (i32x16)((high << 7) + low);
   }
 #endif
+}
+
+template <int M>
+inline void int8_tile(const uint8_t* codes, const int8_t* x, int64_t H, i32x16* sums) {
+  int8_tile_of(codes, x, H, sums, std::make_index_sequence<M>());
 }
 
 void score_rows(const HeadCpu& head, int64_t g, const HiddenTile& tile, Tensor values) {
