@@ -234,6 +234,10 @@ void check_config(const Gemma3Config& c) {
   if (c.n_heads % c.n_kv_heads != 0) {
     invalid(std::to_string(c.n_heads) + " attention heads cannot share " + std::to_string(c.n_kv_heads) + " key-value heads evenly");
   }
+  // The CPU's attention keeps the queries of one key-value head on the stack.
+  if (c.n_heads / c.n_kv_heads > 64) {
+    invalid(std::to_string(c.n_heads / c.n_kv_heads) + " attention heads to a key-value head, at most 64 are served");
+  }
   check_range("num_attention_heads * head_dim", c.q_dim(), 64, 1 << 17, 64);
   check_positive("rms_norm_eps", c.rms_norm_eps, 0.1f);
   check_positive("query_pre_attn_scalar", c.query_pre_attn_scalar, 1e6f);
