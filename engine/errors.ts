@@ -22,6 +22,10 @@ export type EngineErrorCode =
   | 'ADAPTER_INVALID'
   | 'ADAPTER_RANK_TOO_LARGE'
   | 'ADAPTER_EXISTS'
+  // training
+  | 'DATA_INVALID'               // a data set has rows that cannot be used: the message names file, line and reason
+  | 'TRAINING_BUSY'              // one run at a time
+  | 'DISK_FULL'
   // the engine itself
   | 'ENGINE_RESTARTED'           // the engine process died while this request ran
   | 'ENGINE_UNAVAILABLE'         // starting, draining or failed

@@ -132,9 +132,80 @@ export interface NativeModel {
   logits(tokenIds: Int32Array, adapter: number): Promise<Float32Array>
   /** Residual stream [T, H] entering layer `layer` (nLayers = after the last): for goldens. */
   hidden(tokenIds: Int32Array, layer: number, adapter: number): Promise<Float32Array>
+  /** A trainer over this model's frozen base. Its work runs between steps; one trainer at a time. Rejects with OUT_OF_MEMORY before anything runs. */
+  createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer>
   /** Bytes by purpose: "weights", "embedding", "head", "kv", "adapters", "scratch". */
   memory(): Readonly<Record<string, number>>
   close(): void
+}
+
+export interface NativeTrainerOptions {
+  readonly rank: number
+  readonly alpha: number
+  readonly useRslora: boolean
+  readonly useDora: boolean
+  readonly dropout: number              // [0, 1), on the adapter's branch only
+  /** Of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj. */
+  readonly targetModules: readonly string[]
+  readonly layers: Int32Array           // empty = all
+  readonly trainableTokenIds: Int32Array
+  /** Of embed_tokens, lm_head. */
+  readonly modulesToSave: readonly string[]
+  readonly seed: bigint                 // of A's initial values and of dropout
+  readonly checkpointing: 'none' | 'mlp' | 'layer'
+  readonly optimizer: 'adamw' | 'adamw_8bit'
+  readonly maxTokens: number            // of the largest micro-batch
+  /** Share of the device's time that training may take while requests run, (0, 1]. */
+  readonly trainShare: number
+}
+
+/** Documents one after another. Attention stays inside each, positions restart in each. */
+export interface NativeMicroBatch {
+  readonly tokenIds: Int32Array         // [T]
+  readonly documentStarts: Int32Array   // [D+1]
+  /** [T] the id to predict after token t (labels already shifted); -1 = not supervised. */
+  readonly targets: Int32Array
+  /** Tokens of the run before this micro-batch: the counter of dropout. */
+  readonly tokenCounter: bigint
+}
+
+export interface NativeLoss {
+  readonly lossSum: number              // nats
+  readonly targets: number
+  readonly correct: number              // greedy hits
+}
+
+export interface NativeOptimizerStep {
+  readonly lr: number
+  readonly beta1: number
+  readonly beta2: number
+  readonly eps: number
+  readonly weightDecay: number
+  readonly maxGradNorm: number          // 0 = no clipping
+}
+
+export interface NativeTrainer {
+  readonly nTrained: number             // parameters
+  readonly bytes: Readonly<Record<string, number>>  // "parameters", "optimizer", "gradients", "activations"
+  /** Forward and backward: adds the gradient of gradientScale * (sum of losses). */
+  accumulate(batch: NativeMicroBatch, gradientScale: number): Promise<NativeLoss>
+  /** Forward without dropout, no gradient. */
+  evaluate(batch: NativeMicroBatch): Promise<NativeLoss>
+  /** Clips by the global norm, moves the parameters, clears the gradients. gradNorm is before clipping. */
+  optimizerStep(options: NativeOptimizerStep): Promise<{ readonly gradNorm: number }>
+  /** adapter_model.safetensors exactly as PEFT writes it, durable when resolved. adapter_config.json is adapters/peft.ts's. */
+  saveAdapter(path: string): Promise<void>
+  /** Parameters (adapter.*), exp_avg.*, exp_avg_sq.* and the step, as safetensors; durable when resolved. */
+  saveState(path: string): Promise<void>
+  loadState(path: string): Promise<void>
+  /** Starts from an adapter's values. Rejects with ADAPTER_INVALID when shapes or modules differ. */
+  loadAdapter(path: string): Promise<void>
+  /** For goldens: one tensor by PEFT's name. */
+  parameter(name: string): Promise<Float32Array>
+  gradient(name: string): Promise<Float32Array>
+  setParameter(name: string, values: Float32Array): Promise<void>
+  /** Ends its work after the quantum that runs, and frees its memory. Work not begun rejects with ABORTED. */
+  close(): Promise<void>
 }
 
 /** A GGUF file's own tokenizer (SentencePiece-BPE with scores and byte fallback). Synchronous: 1 to 5 million characters/s. */

@@ -14,6 +14,7 @@
 #include "checkpoint.h"
 #include "sequence_table.h"
 #include "tensor.h"
+#include "training_ops.h"
 
 namespace lorikeet {
 
@@ -194,6 +195,9 @@ class Backend {
   /// One token (or the score of the target) for every output. @see sequence_table.h for the order of the steps.
   virtual SampleResult sample(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table,
                               std::span<const BatchRow> rows) = 0;
+
+  /// What training needs beside these; null where this device cannot train.
+  virtual TrainingOps* training() { return nullptr; }
 
   /// Bytes allocated now.
   virtual size_t allocated_bytes() const = 0;
