@@ -2,7 +2,7 @@
 // block tables it is given. A wrong table, position, window, stale block or adapter changes the tokens; broken rules throw.
 
 import type {
-  NativeAdapterInfo, NativeModel, NativeModelInfo, NativeSampling, NativeStepPlan, NativeStepResult,
+  NativeAdapterInfo, NativeModel, NativeModelInfo, NativeSampling, NativeStepPlan, NativeStepResult, NativeTrainer
 } from '../../engine/native.js'
 
 export interface FakeOptions {
@@ -96,6 +96,10 @@ export class FakeModel implements NativeModel {
     return this.#queue(() => {
       if (!this.#adapters.delete(slot)) throw new Error(`slot ${slot} holds no adapter`)
     })
+  }
+
+  async createTrainer(): Promise<NativeTrainer> {
+    throw Object.assign(new Error('this fake does not train'), { code: 'UNSUPPORTED' })
   }
 
   async validateAdapter(path: string): Promise<NativeAdapterInfo> {
