@@ -85,6 +85,7 @@ struct Scores {
   Tensor hidden;         // [S, H] act: what the head was applied to, for exact re-scoring
   std::vector<const Head*> heads;               // [S] the head that applies to each output
   std::vector<const EdgeSegment*> edges;        // [S] or null
+  std::vector<bool> greedy;                     // [S] or empty: of this output only the best row is wanted
 };
 
 struct SampleResult {

@@ -144,7 +144,7 @@ Tensor forward(Backend& backend, const Weights& weights, const AdapterSlots& slo
 }
 
 Scores score_outputs(Backend& backend, const Weights& weights, const AdapterSlots& slots, Workspace& ws, const Batch& batch, int begin,
-                     Tensor hidden, std::vector<EdgeSegment>& edges) {
+                     Tensor hidden, std::vector<EdgeSegment>& edges, const SequenceTable* table) {
   const int64_t S = hidden.rows;
   Scores scores;
   scores.values = ws.view(ws.scores, DType::kF32, S, weights.config.vocab_size);
@@ -152,11 +152,14 @@ Scores score_outputs(Backend& backend, const Weights& weights, const AdapterSlot
   edges.clear();
   edges.reserve(size_t(S));
   for (int s = 0; s < S; s++) {
-    const DeviceAdapter* adapter = slots.at(batch.rows[batch.outputs[begin + s].row].adapter);
+    const BatchOutput& output = batch.outputs[begin + s];
+    const BatchRow& row = batch.rows[output.row];
+    const DeviceAdapter* adapter = slots.at(row.adapter);
     if (adapter && adapter->changes_edges()) edges.push_back(head_edge(*adapter, s));
     const EdgeSegment* edge = adapter && adapter->changes_edges() ? &edges.back() : nullptr;
     scores.edges.push_back(edge);
     scores.heads.push_back(edge && edge->head ? edge->head : weights.head.get());
+    scores.greedy.push_back(table && output.target < 0 && output.n_logprobs < 0 && (*table)[row.slot].sampling.temperature <= 0);
   }
   backend.logits(scores);
   return scores;

@@ -32,8 +32,9 @@ using HiddenTap = std::function<void(int layer, const Tensor& x)>;
 Tensor forward(Backend& backend, const Weights& weights, const AdapterSlots& slots, KvPools& pools, Workspace& ws, const Batch& batch,
                const HiddenTap& tap = {});
 
-/// Scores of outputs [begin, begin + hidden.rows) over the vocabulary, from rows of what forward() returned.
+/// Scores of outputs [begin, begin + hidden.rows) over the vocabulary, from rows of what forward() returned. table: the sequences that
+/// will sample from them; null when all scores are wanted alike.
 Scores score_outputs(Backend& backend, const Weights& weights, const AdapterSlots& slots, Workspace& ws, const Batch& batch, int begin,
-                     Tensor hidden, std::vector<EdgeSegment>& edges);
+                     Tensor hidden, std::vector<EdgeSegment>& edges, const SequenceTable* table);
 
 }  // namespace lorikeet

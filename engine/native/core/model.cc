@@ -191,7 +191,7 @@ SampleResult Model::step(const StepPlan& plan) {
   const Batch batch = make_batch(plan);
   const Tensor hidden = forward(*backend_, weights_, slots_, pools_, *workspace_, batch);
   if (batch.outputs.empty()) return {};
-  Scores scores = score_outputs(*backend_, weights_, slots_, *workspace_, batch, 0, hidden, edges_);
+  Scores scores = score_outputs(*backend_, weights_, slots_, *workspace_, batch, 0, hidden, edges_, &table_);
   SampleResult result = backend_->sample(scores, batch.outputs, table_, batch.rows);
   for (size_t o = 0; o < batch.outputs.size(); o++)
     if (batch.outputs[o].target < 0) table_[batch.rows[batch.outputs[o].row].slot].push(result.token_ids[o]);
@@ -240,7 +240,7 @@ std::vector<float> Model::logits(const std::vector<int32_t>& token_ids, int adap
   run_fresh(token_ids, adapter, {}, [&](int begin, const Batch& batch, Tensor hidden) {
     for (int64_t t = 0; t < hidden.rows; t += workspace_->max_outputs) {
       const int64_t end = std::min<int64_t>(hidden.rows, t + workspace_->max_outputs);
-      const Scores scores = score_outputs(*backend_, weights_, slots_, *workspace_, batch, int(t), hidden.row_range(t, end), edges_);
+      const Scores scores = score_outputs(*backend_, weights_, slots_, *workspace_, batch, int(t), hidden.row_range(t, end), edges_, nullptr);
       backend_->download(out.data() + (begin + t) * V, scores.values.data, size_t((end - t) * V) * 4);
     }
   });

@@ -48,9 +48,21 @@ std::unique_ptr<Head> make_head_cpu(const HostMatrix& matrix, HeadFormat format,
 void logits_cpu(Scores& scores);
 /// Exact score of one vocabulary row for output s, as the uncompressed head gives it.
 float exact_score(const Scores& scores, int64_t s, int32_t id);
-/// How far values[s][id] may lie from exact_score, for every id; 0 for an exact head.
-void score_bounds(const Scores& scores, int64_t s, float* bounds /* [V] */);
 bool scores_exact(const Scores& scores, int64_t s);
+/// How far the scores of one output may lie from exact ones, and the way to better ones where they were taken coarsely.
+class ScoreBounds {
+ public:
+  ScoreBounds(const Scores& scores, int64_t s, std::vector<float>& bounds);  // bounds[id], [V], filled here
+  ~ScoreBounds();
+  bool coarse() const { return refiner_ != nullptr; }
+  /// Scores rows [row, row + 16) again with all bits; rows that are -inf stay so, and those of an adapter.
+  void refine(int64_t row, float* values);
+
+ private:
+  struct Refiner;
+  std::unique_ptr<Refiner> refiner_;
+  std::vector<float>& bounds_;
+};
 
 // sampler.cc
 SampleResult sample_cpu(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table, std::span<const BatchRow> rows);

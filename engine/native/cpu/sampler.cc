@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "../core/philox.h"
 #include "ops.h"
@@ -26,10 +27,7 @@ class RowSampler {
   RowSampler(const Scores& scores, int64_t s, std::vector<float>& bounds)
       : scores_(scores), s_(s), values_(scores.values.f32(s)), V_(scores.values.cols), bounds_(bounds) {
     exact_ = scores_exact(scores, s);
-    if (!exact_) {
-      bounds_.resize(V_);
-      score_bounds(scores, s, bounds_.data());
-    }
+    if (!exact_) error_.emplace(scores, s, bounds_);
   }
 
   bool has_nan() const {
@@ -43,13 +41,18 @@ class RowSampler {
   }
 
   /// The k best by exact score, best first.
-  std::vector<Candidate> best(int64_t k) const {
+  std::vector<Candidate> best(int64_t k) {
     k = std::min(k, V_);
-    const float threshold = kth_lower_bound(k);
+    float threshold = kth_lower_bound(k);
     std::vector<Candidate> found;
     for (int64_t i = 0; i < V_; i += kLanes) {
       const int n = int(std::min<int64_t>(kLanes, V_ - i));
       if (n == kLanes && !any_reaches(i, threshold)) continue;
+      if (error_ && error_->coarse()) {
+        error_->refine(i, values_);
+        if (k == 1)
+          for (int64_t j = i; j < i + n; j++) threshold = std::max(threshold, values_[j] - bounds_[j]);
+      }
       for (int64_t j = i; j < i + n; j++)
         if (upper(j) >= threshold) found.push_back({int32_t(j), exact_score_of(int32_t(j))});
     }
@@ -119,6 +122,7 @@ class RowSampler {
   float* values_;
   int64_t V_;
   std::vector<float>& bounds_;
+  std::optional<ScoreBounds> error_;  // of inexact scores; fills bounds_
   bool exact_;
 };
 

@@ -363,6 +363,11 @@ void test_head(Backend& backend, const std::string& name) {
   for (int64_t s = 0; s < S; s++)  // an outlier, as final norms have them
     if (hidden.dtype == DType::kBF16) hidden.b16[s * H + 5] = to_bf16(200);
     else hidden.values[s * H + 5] = 200;
+  // An adapter whose row 9 wins wherever it applies: it points where the outlier is.
+  TokenRowsDevice token_rows{{9}, backend.allocate(size_t(H) * 4)};
+  if (hidden.dtype == DType::kBF16) static_cast<bf16*>(token_rows.rows.data())[5] = to_bf16(50);
+  else static_cast<float*>(token_rows.rows.data())[5] = 50;
+  const EdgeSegment edge{0, 1, nullptr, nullptr, &token_rows};
   SequenceTable table(S);
   std::vector<BatchRow> batch_rows(S);
   std::vector<BatchOutput> outputs(S);
@@ -373,6 +378,7 @@ void test_head(Backend& backend, const std::string& name) {
     if (s % 3 == 2) table[s].sampling = {.temperature = 0, .frequency_penalty = 1, .bias = {{17, 3.0f}}};
     if (s % 3 == 2) table[s].push(8);
   }
+  bool coarse = false;
   const auto run = [&](const Head& head, int begin, int end) {
     std::vector<float> values((end - begin) * V, NAN);
     Scores scores;
@@ -380,8 +386,13 @@ void test_head(Backend& backend, const std::string& name) {
     scores.hidden = hidden.tensor().row_range(begin, end);
     scores.heads.assign(end - begin, &head);
     scores.edges.assign(end - begin, nullptr);
-    backend.logits(scores);
     std::vector<BatchOutput> some(outputs.begin() + begin, outputs.begin() + end);
+    for (BatchOutput& output : some) {
+      scores.greedy.push_back(coarse && table[output.row].sampling.temperature <= 0);
+      if (coarse) output.n_logprobs = -1;
+      if (coarse && output.row % 4 == 0) scores.edges[output.row - begin] = &edge;
+    }
+    backend.logits(scores);
     return backend.sample(scores, some, table, batch_rows);
   };
   const SampleResult want = run(*exact, 0, S), got = run(*fast, 0, S);
@@ -396,6 +407,13 @@ void test_head(Backend& backend, const std::string& name) {
     same &= one.token_ids[0] == got.token_ids[s] && std::memcmp(&one.logprobs[0], &got.logprobs[s], 4) == 0;
   }
   check(same, name + " int8 head: an output is the same alone and in a batch");
+  coarse = true;
+  const SampleResult coarse_want = run(*exact, 0, S), coarse_got = run(*fast, 0, S);
+  check(coarse_want.token_ids == coarse_got.token_ids, name + " int8 head scored by upper bytes chooses the bf16 head's tokens");
+  check(coarse_got.token_ids[12] == 9 && coarse_got.token_ids[17] != 9, name + " int8 head scored by upper bytes keeps an adapter's own rows");
+  same = true;
+  for (int s = 0; s < S; s++) same &= run(*fast, s, s + 1).token_ids[0] == coarse_got.token_ids[s];
+  check(same, name + " int8 head scored by upper bytes: an output is the same alone and in a batch");
 }
 
 /// Draws follow the distribution: frequencies over seeds within five standard deviations.
