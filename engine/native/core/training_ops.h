@@ -4,6 +4,7 @@
 // fixed, so the same micro-batch gives the same bytes each time (CPU).
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -141,6 +142,9 @@ class TrainingOps {
     Tensor token_rows, dtoken_rows;           // [n, H] f32, f32 +=
     float scale;                              // 1 / targets of the accumulation window
     bool gradient;                            // false: only the loss (evaluation); dhidden is not touched
+    /// Called between pieces of at most some 20 ms, outside parallel regions. It may run steps of requests on this thread (so no scratch
+    /// that ops of backend.h share may be live across it), and it throws to end the work.
+    const std::function<void()>* pause = nullptr;
   };
   virtual LossResult cross_entropy(Tensor dhidden,                     // [S, H] f32
                                    Tensor hidden,                      // [S, H] act
@@ -151,6 +155,11 @@ class TrainingOps {
   virtual void embed_rows_backward(Tensor drows,  // [n, H] f32, +=
                                    Tensor dx,     // [T, H] f32
                                    std::span<const int32_t> ids, std::span<const int32_t> token_ids, float embed_scale) = 0;
+
+  /// modules_to_save: demb[ids[t]] += embed_scale * dx[t].
+  virtual void embed_backward(Tensor demb,  // [V, H] f32, +=
+                              Tensor dx,    // [T, H] f32
+                              std::span<const int32_t> ids, float embed_scale) = 0;
 
   /// Sum of squares of n numbers, in double, in a fixed order.
   virtual double sum_squares(const float* values, int64_t n) = 0;
