@@ -15,6 +15,8 @@ export interface TrainConfig {
   readonly targetModules: readonly string[]        // names of linears; ["all-linear"] = the seven
   readonly layersToTransform: readonly number[]    // empty = all
   readonly trainableTokenIndices: readonly number[]
+  /** Adds the ids of <start_of_turn> and <end_of_turn>, whatever they are in the model's vocabulary. */
+  readonly trainTurnTokens: boolean
   readonly modulesToSave: readonly string[]
   /** Adapter directory to start from; absent = fresh. */
   readonly initFrom?: string
@@ -24,7 +26,9 @@ export interface TrainConfig {
   readonly truncation: 'drop' | 'truncate' | 'error'
   readonly lossOn: LossOn
   readonly validationSplit: number                 // share of the samples, 0 = none
-  readonly shuffle: boolean
+  readonly shuffle: boolean                        // another permutation of the rows each epoch
+  /** refuse: any bad row fails the run before it starts; skip: it goes on without them. Both report them. */
+  readonly badRows: 'refuse' | 'skip'
   // the run
   readonly numTrainEpochs: number
   readonly maxSteps: number                        // optimiser steps; 0 = by epochs
@@ -52,7 +56,7 @@ export interface TrainConfig {
   readonly earlyStoppingPatience: number           // evaluations without gain; 0 = off
   readonly loadBestModelAtEnd: boolean
   readonly saveSteps: number                       // 0 = at the end of each epoch
-  readonly saveTotalLimit: number
+  readonly saveTotalLimit: number                  // newest checkpoints kept beside the best; 0 = all
   /** Share of the device's time while requests run, (0, 1]. */
   readonly trainShare: number
 }
@@ -75,9 +79,19 @@ export interface DataReport {
   readonly targetTokens: number
   readonly rows: number               // packed or padded rows of an epoch
   readonly paddingShare: number
-  readonly truncated: number
+  readonly truncated: number          // cut to maxLength
   readonly dropped: number            // over maxLength, or without a target
-  readonly refused: ReadonlyArray<{ readonly file: string; readonly line: number; readonly reason: string }>
+  /** The first 1,000. */
+  readonly refused: readonly RefusedRow[]
+  readonly nRefused: number
+}
+
+export interface RefusedRow {
+  readonly file: string
+  readonly line: number               // from 1; 0 = the file as a whole
+  /** Stable name of the fault: "invalid_json", "bad_alternation", ... (data-error.ts). */
+  readonly kind: string
+  readonly reason: string
 }
 
 export interface LossMetrics {
