@@ -63,6 +63,12 @@ struct LoraSegment {
   const LoraWeights* weights = nullptr;
 };
 
+/// A module's adapters within a fused matrix: pairs of `segments` act on outputs [row_begin, row_begin + n_out of the pair).
+struct LoraPart {
+  int64_t row_begin = 0;
+  std::vector<LoraSegment> segments;
+};
+
 /// Replacement rows: token_ids[i] reads (or, in a head, scores) rows[i].
 struct TokenRowsDevice {
   std::vector<int32_t> token_ids;
@@ -138,15 +144,10 @@ class Backend {
                                 const float* next_w,   // [H] device
                                 float eps) = 0;
 
-  /// out = x @ W^T
+  /// out = x @ W^T, and by each part's segments out = column_scale * (out + scale * B (A x)).
   virtual void linear(Tensor out,        // [T, n_out] f32
                       Tensor x,          // [T, n_in]  act
-                      const Linear& w) = 0;
-
-  /// out[t] = column_scale * (out[t] + scale * B (A x[t])) for the tokens of each segment.
-  virtual void lora_add(Tensor out,      // [T, n_out] f32, updated in place
-                        Tensor x,        // [T, n_in]  act
-                        std::span<const LoraSegment> segments) = 0;
+                      const Linear& w, std::span<const LoraPart> adapters = {}) = 0;
 
   /// table[t] = cos and sin of position / scaling * theta^(-2i/D), i < D/2: [T, D] f32, D/2 cosines then D/2 sines.
   virtual void rope_table(Tensor table, std::span<const int32_t> positions, float theta, float scaling) = 0;

@@ -68,20 +68,19 @@ class Pass {
     inner_ = ws_.view(ws_.inner, act, n, c_.intermediate_size);
   }
 
-  /// Adds to a base product what each token's adapter has for module m.
-  void adapt(Tensor out, Tensor in, int layer, Module m) {
-    if (!runs_.empty()) backend_.lora_add(out, in, lora_segments(runs_, layer, m));
+  /// out = in @ w^T with each token's adapter; `modules` are w's parts.
+  void project(Tensor out, Tensor in, const Linear& w, int layer, std::initializer_list<Module> modules) {
+    std::vector<LoraPart> parts;
+    if (!runs_.empty())
+      for (Module m : modules) parts.push_back({module_place(weights_, layer, m).row_begin, lora_segments(runs_, layer, m)});
+    backend_.linear(out, in, w, parts);
   }
 
   KvPool& pool_of(int layer) { return weights_.layers[layer].is_global ? *pools_.global : *pools_.sliding; }
 
   void append_keys(int i, Tensor rope) {
     const LayerWeights& w = weights_.layers[i];
-    const int64_t q = c_.q_dim(), kv = c_.kv_dim();
-    backend_.linear(qkv_, normed_, *w.qkv_proj);
-    adapt(qkv_.col_range(0, q), normed_, i, Module::q_proj);
-    adapt(qkv_.col_range(q, q + kv), normed_, i, Module::k_proj);
-    adapt(qkv_.col_range(q + kv, q + 2 * kv), normed_, i, Module::v_proj);
+    project(qkv_, normed_, *w.qkv_proj, i, {Module::q_proj, Module::k_proj, Module::v_proj});
     backend_.qk_norm_rope_append(q_, {qkv_, rope, w.q_norm, w.k_norm, c_.rms_norm_eps, c_.n_heads, c_.n_kv_heads, c_.head_dim, &pool_of(i),
                                       w.pool_layer, !w.is_global, batch_.rows});
   }
@@ -108,20 +107,15 @@ class Pass {
 
   void add_attention(int i) {
     const LayerWeights& w = weights_.layers[i];
-    backend_.linear(y_, attended_, *w.o_proj);
-    adapt(y_, attended_, i, Module::o_proj);
+    project(y_, attended_, *w.o_proj, i, {Module::o_proj});
     backend_.residual_rmsnorm(normed_, x_, y_, w.post_attention_layernorm, w.pre_feedforward_layernorm, c_.rms_norm_eps);
   }
 
   void add_mlp(int i, const float* next_norm) {
     const LayerWeights& w = weights_.layers[i];
-    const int64_t I = c_.intermediate_size;
-    backend_.linear(gate_up_, normed_, *w.gate_up_proj);
-    adapt(gate_up_.col_range(0, I), normed_, i, Module::gate_proj);
-    adapt(gate_up_.col_range(I, 2 * I), normed_, i, Module::up_proj);
+    project(gate_up_, normed_, *w.gate_up_proj, i, {Module::gate_proj, Module::up_proj});
     backend_.geglu(inner_, gate_up_);
-    backend_.linear(y_, inner_, *w.down_proj);
-    adapt(y_, inner_, i, Module::down_proj);
+    project(y_, inner_, *w.down_proj, i, {Module::down_proj});
     backend_.residual_rmsnorm(normed_, x_, y_, w.post_feedforward_layernorm, next_norm, c_.rms_norm_eps);
   }
 

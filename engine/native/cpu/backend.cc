@@ -51,13 +51,12 @@ class CpuBackend final : public Backend {
   void residual_rmsnorm(Tensor out, Tensor x, Tensor y, const float* post_w, const float* next_w, float eps) override {
     residual_rmsnorm_cpu(out, x, y, post_w, next_w, eps);
   }
-  void linear(Tensor out, Tensor x, const Linear& w) override {
+  void linear(Tensor out, Tensor x, const Linear& w, std::span<const LoraPart> adapters) override {
 #if defined(LORIKEET_HAS_AMX)
-    if (amx_ && x.dtype == DType::kBF16) return linear_amx(out, x, static_cast<const LinearCpu&>(w));
+    if (amx_ && x.dtype == DType::kBF16) return linear_amx(out, x, static_cast<const LinearCpu&>(w), adapters);
 #endif
-    linear_cpu(out, x, static_cast<const LinearCpu&>(w));
+    linear_cpu(out, x, static_cast<const LinearCpu&>(w), adapters);
   }
-  void lora_add(Tensor out, Tensor x, std::span<const LoraSegment> segments) override { lora_add_cpu(out, x, segments); }
   void rope_table(Tensor table, std::span<const int32_t> positions, float theta, float scaling) override {
     rope_table_cpu(table, positions, theta, scaling);
   }

@@ -13,6 +13,7 @@
 #include "../core/nf4.h"
 #include "allocate.h"
 #include "linear.h"
+#include "lora.h"
 #include "ops.h"
 
 namespace lorikeet::CPU_NS {
@@ -384,8 +385,8 @@ void logits_cpu(Scores& scores) {
       for (size_t i = 0; i < edge->token_rows->token_ids.size(); i++)
         scores.values.f32(s)[edge->token_rows->token_ids[i]] = replaced_score(scores, s, int64_t(i));
     if (const LoraWeights* lora = lora_of(scores, s)) {
-      const LoraSegment segment{0, 1, lora};
-      lora_add_cpu(scores.values.row_range(s, s + 1), scores.hidden.row_range(s, s + 1), {&segment, 1});
+      const LoraPart part{0, {{0, 1, lora}}};
+      lora_add_cpu(LoraWork(scores.values.row_range(s, s + 1), scores.hidden.row_range(s, s + 1), {&part, 1}), scores.values.cols);
     }
   }
 }

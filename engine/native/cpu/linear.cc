@@ -6,6 +6,7 @@
 
 #include "../core/nf4.h"
 #include "allocate.h"
+#include "lora.h"
 
 namespace lorikeet::CPU_NS {
 namespace {
@@ -53,21 +54,35 @@ inline void nf4_tile(const uint8_t* codes, const float* scales, const bf16* x, i
 }
 constexpr int64_t kFusedTokens = 4;
 
-void nf4_fused(Tensor out, Tensor x, const LinearCpu& w) {
-#pragma omp parallel for schedule(dynamic, 16)
-  for (int64_t g = 0; g < w.rows / kGroup; g++) {
-    float* o = out.f32() + g * kGroup;
-    switch (x.rows) {
-      case 1: nf4_tile<1>(w.codes(g), w.scales(g), x.b16(), x.stride, w.cols, o, out.stride); break;
-      case 2: nf4_tile<2>(w.codes(g), w.scales(g), x.b16(), x.stride, w.cols, o, out.stride); break;
-      case 3: nf4_tile<3>(w.codes(g), w.scales(g), x.b16(), x.stride, w.cols, o, out.stride); break;
-      default: nf4_tile<4>(w.codes(g), w.scales(g), x.b16(), x.stride, w.cols, o, out.stride);
+void nf4_group(Tensor out, Tensor x, const LinearCpu& w, int64_t g) {
+  float* o = out.f32() + g * kGroup;
+  switch (x.rows) {
+    case 1: return nf4_tile<1>(w.codes(g), w.scales(g), x.b16(), x.stride, w.cols, o, out.stride);
+    case 2: return nf4_tile<2>(w.codes(g), w.scales(g), x.b16(), x.stride, w.cols, o, out.stride);
+    case 3: return nf4_tile<3>(w.codes(g), w.scales(g), x.b16(), x.stride, w.cols, o, out.stride);
+    default: return nf4_tile<4>(w.codes(g), w.scales(g), x.b16(), x.stride, w.cols, o, out.stride);
+  }
+}
+
+/// Every thread shrinks for itself: for so few tokens that costs less than waiting for one another.
+void nf4_fused(Tensor out, Tensor x, const LinearCpu& w, const LoraWork& lora) {
+  constexpr int64_t kPiece = 64;  // rows
+#pragma omp parallel
+  {
+    thread_local std::vector<float> h;
+    if (h.size() < lora.scratch()) h.resize(lora.scratch());
+    for (int i = 0; i < lora.n_runs(); i++) lora.shrink(i, h.data());
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t begin = 0; begin < w.rows; begin += kPiece) {
+      const int64_t end = std::min(begin + kPiece, w.rows);
+      for (int64_t g = begin / kGroup; g < end / kGroup; g++) nf4_group(out, x, w, g);
+      lora.expand(h.data(), begin, end);
     }
   }
 }
 #else
 constexpr int64_t kFusedTokens = 0;
-void nf4_fused(Tensor, Tensor, const LinearCpu&) {}
+void nf4_fused(Tensor, Tensor, const LinearCpu&, const LoraWork&) {}
 #endif
 
 void expand_block(const uint8_t* codes, float absmax, bf16* out) {
@@ -107,14 +122,21 @@ void expand_rows(const LinearCpu& w, int64_t begin, int64_t end, T* out) {
 }
 
 template <class Dot, class Rows>
-void panels(Tensor out, const typename Dot::T* x, int64_t x_stride, int64_t n_tokens, const LinearCpu& w, Rows rows_of) {
+void panels(Tensor out, const typename Dot::T* x, int64_t x_stride, int64_t n_tokens, const LinearCpu& w, const LoraWork& lora, Rows rows_of) {
   using T = typename Dot::T;
-  const int64_t fit = std::max<int64_t>(kGroup, kPanelBytes / (w.cols * int64_t(sizeof(T))) / kGroup * kGroup);
+  const int64_t fit = std::max<int64_t>(kLanes, kPanelBytes / (w.cols * int64_t(sizeof(T))) / kLanes * kLanes);
   const int64_t panel = std::min<int64_t>(fit, 128);
   const int64_t n_panels = (w.rows + panel - 1) / panel;
+  thread_local std::vector<float> shrunk;  // kept, as scratch: fresh pages for every call cost more than the expansion
+  if (shrunk.size() < lora.scratch()) shrunk.resize(lora.scratch());
+  float* h = shrunk.data();
 #pragma omp parallel
   {
-    thread_local std::vector<T> scratch;  // kept: fresh pages for every call cost more than the expansion
+    thread_local std::vector<T> scratch;
+    if (!lora.empty()) {
+#pragma omp for schedule(dynamic, 1)
+      for (int i = 0; i < lora.n_runs(); i++) lora.shrink(i, h);
+    }
 #pragma omp for schedule(dynamic, 1)
     for (int64_t p = 0; p < n_panels; p++) {
       const int64_t begin = p * panel, end = std::min(w.rows, begin + panel);
@@ -125,6 +147,7 @@ void panels(Tensor out, const typename Dot::T* x, int64_t x_stride, int64_t n_to
         for (int64_t r = begin; r < end; r += kGroup)
           dot_rows<Dot>(rows + (r - begin) * w.cols, w.cols, x + t * x_stride, x_stride, n, w.cols, out.f32(t) + r, out.stride);
       }
+      lora.expand(h, begin, end);
     }
   }
 }
@@ -150,15 +173,16 @@ const float* rows_f32(const LinearCpu& w, int64_t begin, int64_t end, std::vecto
   return scratch.data();
 }
 
-void linear_cpu(Tensor out, Tensor x, const LinearCpu& w) {
+void linear_cpu(Tensor out, Tensor x, const LinearCpu& w, std::span<const LoraPart> adapters) {
   expect_shape("linear out", out, x.rows, w.rows);
   expect_shape("linear x", x, out.rows, w.cols);
+  const LoraWork lora(out, x, adapters);
   if (x.dtype == DType::kF32) {
-    return panels<DotF32>(out, x.f32(), x.stride, x.rows, w,
+    return panels<DotF32>(out, x.f32(), x.stride, x.rows, w, lora,
                           [&](int64_t b, int64_t e, std::vector<float>& scratch) { return rows_f32(w, b, e, scratch); });
   }
-  if (w.format == WeightFormat::kNF4 && x.rows <= kFusedTokens) return nf4_fused(out, x, w);
-  panels<DotBf16>(out, x.b16(), x.stride, x.rows, w,
+  if (w.format == WeightFormat::kNF4 && x.rows <= kFusedTokens) return nf4_fused(out, x, w, lora);
+  panels<DotBf16>(out, x.b16(), x.stride, x.rows, w, lora,
                   [&](int64_t b, int64_t e, std::vector<bf16>& scratch) { return rows_bf16(w, b, e, scratch); });
 }
 

@@ -33,12 +33,12 @@ std::unique_ptr<Linear> make_linear_cpu(std::span<const HostMatrix> parts, bool 
 const bf16* rows_bf16(const LinearCpu& w, int64_t begin, int64_t end, std::vector<bf16>& scratch);
 const float* rows_f32(const LinearCpu& w, int64_t begin, int64_t end, std::vector<float>& scratch);
 
-void linear_cpu(Tensor out, Tensor x, const LinearCpu& w);
+void linear_cpu(Tensor out, Tensor x, const LinearCpu& w, std::span<const LoraPart> adapters = {});
 
 #if defined(LORIKEET_HAS_AMX)
 /// linear_amx.cc: bf16 products on tiles.
 bool amx_allowed();
-void linear_amx(Tensor out, Tensor x, const LinearCpu& w);
+void linear_amx(Tensor out, Tensor x, const LinearCpu& w, std::span<const LoraPart> adapters);
 #endif
 
 /// Element types of a dot product: how many elements one step takes, and the step.

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "linear.h"
+#include "lora.h"
 
 #if !defined(LORIKEET_EMULATE_AMX)
 #include <sys/syscall.h>
@@ -128,7 +129,7 @@ bool amx_allowed() {
 #endif
 }
 
-void linear_amx(Tensor out, Tensor x, const LinearCpu& w) {
+void linear_amx(Tensor out, Tensor x, const LinearCpu& w, std::span<const LoraPart> adapters) {
   const int64_t K = w.cols, n_groups = (x.rows + kTile - 1) / kTile, n_panels = (w.rows + kPanelRows - 1) / kPanelRows;
   const std::vector<bf16> tokens = pack_tokens(x);
 #pragma omp parallel
@@ -149,6 +150,7 @@ void linear_amx(Tensor out, Tensor x, const LinearCpu& w) {
           block(tiles, rows + r * K, K, n_rows - r > kTile ? 2 : 1, tokens.data() + g * K * kTile, n_groups - g > 1 ? 2 : 1, out, begin + r, n_rows - r, g);
     }
   }
+  if (!adapters.empty()) lora_add_cpu(LoraWork(out, x, adapters), w.rows);
 }
 
 }  // namespace lorikeet::CPU_NS

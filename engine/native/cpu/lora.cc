@@ -4,6 +4,7 @@
 
 #include "allocate.h"
 #include "linear.h"
+#include "lora.h"
 #include "ops.h"
 
 namespace lorikeet::CPU_NS {
@@ -81,65 +82,79 @@ void embedding_lora_add(float* x, int32_t token, const LoraWeights& lora, float 
 namespace {
 
 constexpr int64_t kColumns = 512;  // outputs of one piece of expanding work
+constexpr int kRunTokens = 48;      // tokens of one piece of shrinking work
 
-void shrink(float* h, const void* x, int64_t x_stride, int64_t n_tokens, const LoraCpu& w) {
-  for (int r = 0; r < w.padded_rank; r += kGroup) {
-    if (w.dtype == DType::kBF16)
-      dot_rows<DotBf16>(static_cast<const bf16*>(w.a.data()) + r * w.n_in, w.n_in, static_cast<const bf16*>(x), x_stride, n_tokens, w.n_in,
-                        h + r, w.padded_rank);
-    else
-      dot_rows<DotF32>(static_cast<const float*>(w.a.data()) + r * w.n_in, w.n_in, static_cast<const float*>(x), x_stride, n_tokens, w.n_in,
-                       h + r, w.padded_rank);
-  }
-}
-
-void expand(float* out, const float* h, const LoraCpu& w, int64_t begin, int64_t end) {
+/// N tokens share the loads of B. Each token's sum runs over the ranks in order.
+template <int N>
+void expand_tokens(Tensor out, const float* h, const LoraCpu& w, int64_t column, int64_t begin, int64_t end) {
   for (int64_t c = begin; c < end; c += kLanes) {
-    f32x16 sum{};
-    for (int r = 0; r < w.rank; r++) sum += load_act(w.b.data(), w.dtype, r * w.n_out + c) * h[r];
-    f32x16 y = load(out + c) + sum * w.scale;
-    if (!w.column_scale.empty()) y *= load(w.column_scale.data() + c);
-    store(out + c, y);
+    f32x16 sum[N];
+    for (int i = 0; i < N; i++) sum[i] = f32x16{};
+    for (int r = 0; r < w.rank; r++) {
+      const f32x16 b = load_act(w.b.data(), w.dtype, r * w.n_out + c);
+      for (int i = 0; i < N; i++) sum[i] += b * h[i * w.padded_rank + r];
+    }
+    for (int i = 0; i < N; i++) {
+      float* to = out.f32(i) + column + c;
+      f32x16 y = load(to) + sum[i] * w.scale;
+      if (!w.column_scale.empty()) y *= load(w.column_scale.data() + c);
+      store(to, y);
+    }
   }
 }
 
 }  // namespace
 
-void lora_add_cpu(Tensor out, Tensor x, std::span<const LoraSegment> segments) {
-  struct Piece { const LoraCpu* w; const float* h; int begin, end; int64_t col_begin, col_end; };
-  struct Run { const LoraCpu* w; int begin, end; float* h; };
-  std::vector<Run> runs;
-  size_t need = 0;
-  for (const LoraSegment& s : segments) {
-    if (!s.weights) continue;
-    const auto* w = static_cast<const LoraCpu*>(s.weights);
-    expect_shape("lora out", out, out.rows, w->n_out);
-    expect_shape("lora x", x, out.rows, w->n_in);
-    for (int t = s.begin; t < s.end; t += 48) {
-      const int end = std::min(t + 48, s.end);
-      runs.push_back({w, t, end, nullptr});
-      need += size_t(end - t) * w->padded_rank;
+LoraWork::LoraWork(Tensor out, Tensor x, std::span<const LoraPart> parts) : out_(out), x_(x) {
+  for (const LoraPart& part : parts)
+    for (const LoraSegment& s : part.segments) {
+      if (!s.weights) continue;
+      const auto* w = static_cast<const LoraCpu*>(s.weights);
+      expect_shape("lora x", x, out.rows, w->n_in);
+      if (part.row_begin + w->n_out > out.cols) throw Error("SHAPE_MISMATCH", "lora: more outputs than the product has");
+      if (part.row_begin % kLanes || w->n_out % kLanes) throw Error("SHAPE_MISMATCH", "lora: outputs must divide by 16");
+      for (int t = s.begin; t < s.end; t += kRunTokens) {
+        const int end = std::min(t + kRunTokens, s.end);
+        runs_.push_back({w, t, end, part.row_begin, scratch_});
+        scratch_ += size_t(end - t) * w->padded_rank;
+      }
     }
-  }
-  if (runs.empty()) return;
-  thread_local std::vector<float> memory;
-  memory.resize(need);
-  float* h = memory.data();
-  for (Run& run : runs) {
-    run.h = h;
-    h += size_t(run.end - run.begin) * run.w->padded_rank;
-  }
-#pragma omp parallel for schedule(dynamic, 1) if (runs.size() > 1)
-  for (size_t i = 0; i < runs.size(); i++) shrink(runs[i].h, x.row(runs[i].begin), x.stride, runs[i].end - runs[i].begin, *runs[i].w);
+}
 
-  std::vector<Piece> pieces;
-  for (const Run& run : runs)
-    for (int64_t c = 0; c < run.w->n_out; c += kColumns)
-      pieces.push_back({run.w, run.h, run.begin, run.end, c, std::min(c + kColumns, run.w->n_out)});
-#pragma omp parallel for schedule(dynamic, 1) if (pieces.size() > 2)
-  for (size_t i = 0; i < pieces.size(); i++) {
-    const Piece& p = pieces[i];
-    for (int t = p.begin; t < p.end; t++) expand(out.f32(t), p.h + int64_t(t - p.begin) * p.w->padded_rank, *p.w, p.col_begin, p.col_end);
+void LoraWork::shrink(int run, float* h) const {
+  const Run& r = runs_[run];
+  const LoraCpu& w = *r.w;
+  for (int i = 0; i < w.padded_rank; i += kGroup) {
+    float* to = h + r.h + i;
+    if (w.dtype == DType::kBF16)
+      dot_rows<DotBf16>(static_cast<const bf16*>(w.a.data()) + i * w.n_in, w.n_in, x_.b16(r.begin), x_.stride, r.end - r.begin, w.n_in, to, w.padded_rank);
+    else
+      dot_rows<DotF32>(static_cast<const float*>(w.a.data()) + i * w.n_in, w.n_in, x_.f32(r.begin), x_.stride, r.end - r.begin, w.n_in, to, w.padded_rank);
+  }
+}
+
+void LoraWork::expand(const float* h, int64_t begin, int64_t end) const {
+  for (const Run& r : runs_) {
+    const int64_t from = std::max(begin - r.column, int64_t(0)), to = std::min(end - r.column, r.w->n_out);
+    if (from >= to) continue;
+    int t = r.begin;
+    const float* ht = h + r.h;
+    for (; t + 4 <= r.end; t += 4, ht += 4 * r.w->padded_rank) expand_tokens<4>(out_.row_range(t, t + 4), ht, *r.w, r.column, from, to);
+    for (; t < r.end; t++, ht += r.w->padded_rank) expand_tokens<1>(out_.row_range(t, t + 1), ht, *r.w, r.column, from, to);
+  }
+}
+
+void lora_add_cpu(const LoraWork& work, int64_t n_out) {
+  if (work.empty()) return;
+  thread_local std::vector<float> memory;
+  memory.resize(work.scratch());
+  float* h = memory.data();
+#pragma omp parallel
+  {
+#pragma omp for schedule(dynamic, 1)
+    for (int i = 0; i < work.n_runs(); i++) work.shrink(i, h);
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t c = 0; c < n_out; c += kColumns) work.expand(h, c, std::min(c + kColumns, n_out));
   }
 }
 

@@ -39,7 +39,6 @@ void geglu_cpu(Tensor out, Tensor gate_up);
 // lora.cc
 std::unique_ptr<LoraWeights> make_lora_cpu(const HostTensor& a, const HostTensor& b, float scale, std::span<const float> column_scale, DType act);
 std::unique_ptr<LoraWeights> make_embedding_lora_cpu(const HostTensor& a, const HostTensor& b, float scale);
-void lora_add_cpu(Tensor out, Tensor x, std::span<const LoraSegment> segments);
 void embedding_lora_add(float* x, int32_t token, const LoraWeights& lora, float embed_scale);
 std::vector<float> dora_row_norms_cpu(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b, float scale);
 

@@ -311,7 +311,9 @@ void test_attention(Backend& backend, const std::string& name) {
 HostTensor host_tensor(const std::vector<float>& values, std::vector<int64_t> shape) { return {FileDtype::kF32, std::move(shape), values.data(), nullptr}; }
 
 void test_lora(Backend& backend, const std::string& name) {
-  const int64_t K = 192, N = 1056, T = 60;
+  const int64_t K = 192, N = 1056, begin = 96, T = 60;  // a fused matrix of begin + N rows: adapters act on the last N
+  TestMatrix base(WeightFormat::kNF4, begin + N, K);
+  const auto linear = backend.make_linear({&base.matrix, 1});
   std::vector<std::unique_ptr<LoraWeights>> adapters;
   std::vector<std::vector<float>> as, bs;
   const std::vector<int> ranks = {1, 3, 16, 33};
@@ -321,12 +323,13 @@ void test_lora(Backend& backend, const std::string& name) {
     adapters.push_back(backend.make_lora(host_tensor(as.back(), {r, K}), host_tensor(bs.back(), {N, r}), 0.5f, {}));
   }
   TestRows x(backend.act_dtype(), T, K);
-  const std::vector<float> base = normal(T * N);
   const std::vector<LoraSegment> segments = {{0, 1, adapters[0].get()}, {1, 20, adapters[1].get()}, {20, 25, nullptr}, {25, 58, adapters[2].get()},
                                              {58, 59, adapters[3].get()}};
-  std::vector<float> all = base;
-  backend.lora_add(as_tensor(all, N), x.tensor(), segments);
-  std::vector<double> want(base.begin(), base.end());
+  std::vector<float> plain(T * (begin + N)), all(T * (begin + N));
+  backend.linear(as_tensor(plain, begin + N), x.tensor(), *linear);
+  const LoraPart part{begin, segments};
+  backend.linear(as_tensor(all, begin + N), x.tensor(), *linear, {&part, 1});
+  std::vector<double> want(plain.begin(), plain.end());
   const auto round = [&](float v) { return backend.act_dtype() == DType::kBF16 ? to_f32(to_bf16(v)) : v; };
   const std::vector<int> which = {0, 1, -1, 2, 3};
   for (size_t s = 0; s < segments.size(); s++) {
@@ -336,19 +339,21 @@ void test_lora(Backend& backend, const std::string& name) {
       for (int i = 0; i < r; i++) {
         double h = 0;
         for (int64_t k = 0; k < K; k++) h += double(round(as[which[s]][i * K + k])) * x.values[t * K + k];
-        for (int64_t n = 0; n < N; n++) want[t * N + n] += 0.5 * h * round(bs[which[s]][n * r + i]);
+        for (int64_t n = 0; n < N; n++) want[t * (begin + N) + begin + n] += 0.5 * h * round(bs[which[s]][n * r + i]);
       }
   }
-  check(worst(all, want) < kPairTolerance, name + " lora_add differs by " + std::to_string(worst(all, want)));
-  bool same = true;
+  check(worst(all, want) < kPairTolerance, name + " linear with adapters differs by " + std::to_string(worst(all, want)));
+  bool same = true, untouched = true;
   for (size_t s = 0; s < segments.size(); s++)
     for (int t = segments[s].begin; t < segments[s].end; t++) {
-      std::vector<float> one(base.begin() + t * N, base.begin() + (t + 1) * N);
-      const LoraSegment segment{0, 1, segments[s].weights};
-      backend.lora_add(as_tensor(one, N), x.tensor().row_range(t, t + 1), {&segment, 1});
-      same &= std::memcmp(one.data(), &all[t * N], size_t(N) * 4) == 0;
+      std::vector<float> one(begin + N);
+      const LoraPart alone{begin, {{0, 1, segments[s].weights}}};
+      backend.linear(as_tensor(one, begin + N), x.tensor().row_range(t, t + 1), *linear, {&alone, 1});
+      same &= std::memcmp(one.data(), &all[t * (begin + N)], one.size() * 4) == 0;
+      untouched &= std::memcmp(&plain[t * (begin + N)], &all[t * (begin + N)], size_t(begin) * 4) == 0;
     }
-  check(same, name + " lora_add: a row is the same bytes in any batch");
+  check(same, name + " linear with adapters: a row is the same bytes in any batch");
+  check(untouched, name + " linear with adapters: rows of other modules are the base's");
 }
 
 /// The int8 head must choose what the bf16 head chooses, where many rows are nearly equal.
