@@ -9,12 +9,13 @@ import { checkModel, isModel } from './check-goldens/models.js'
 import { checkNf4 } from './check-goldens/nf4.js'
 import { Report } from './check-goldens/report.js'
 import { checkText } from './check-goldens/text.js'
+import { checkTrainData } from './check-goldens/train-data.js'
 
 const USAGE = `usage: npm run check-goldens -- [DIR] [options]
-  DIR               a directory laid out like ../shared/goldens (the default)
+  DIR               a directory laid out like ../shared/goldens (the default) or ../shared/goldens-training
   --gguf FILE       the real 270M (default build/models/gemma-3-270m-q4_k_m.gguf; skipped where absent)
   --tokenizer FILE  Gemma 3's tokenizer.json (default: that of the development package)
-  --only NAME       one of nf4, models, adapters, text, gguf (repeatable)`
+  --only NAME       one of nf4, models, adapters, text, gguf, train-data (repeatable)`
 
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -39,8 +40,11 @@ async function main(): Promise<number> {
   if (wanted('adapters') && existsSync(join(root, 'adapters'))) {
     await checkAdapters(join(root, 'adapters'), { bf16: join(root, 'gemma3-tiny'), nf4: join(root, 'gemma3-tiny-bnb4') }, report)
   }
-  if (wanted('text')) await checkText(root, { tokenizerJson: values.tokenizer, gguf: values.gguf }, report)
+  if (wanted('text') && existsSync(join(root, 'tokenizer'))) {
+    await checkText(root, { tokenizerJson: values.tokenizer, gguf: values.gguf }, report)
+  }
   if (wanted('gguf') && existsSync(join(root, 'gemma-3-270m'))) await checkGguf(join(root, 'gemma-3-270m'), values.gguf, report)
+  if (wanted('train-data') && existsSync(join(root, 'base', 'tokenizer'))) await checkTrainData(root, report)
   console.log(`\n${report.summary()}`)
   return report.nFailed === 0 && report.nPassed > 0 ? 0 : 1
 }

@@ -101,7 +101,13 @@ export interface LossMetrics {
 }
 
 export type TrainEvent =
-  | { readonly type: 'data'; readonly report: DataReport; readonly totalSteps: number; readonly nTrained: number; readonly resumedFrom: number }
+  | {
+      readonly type: 'data'
+      readonly report: DataReport
+      readonly totalSteps: number
+      readonly nTrained: number       // parameters
+      readonly resumedFrom: number    // step of the checkpoint, 0 = from the start
+    }
   | ({
       readonly type: 'step'
       readonly step: number           // from 1
@@ -118,7 +124,15 @@ export type TrainEvent =
   | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }
   /** The signal was aborted: the directory can be resumed. */
   | { readonly type: 'stopped'; readonly step: number }
-  | { readonly type: 'finished'; readonly step: number; readonly adapterPath: string; readonly tokens: number; readonly seconds: number; readonly final: LossMetrics }
+  | {
+      readonly type: 'finished'
+      readonly step: number
+      readonly adapterPath: string
+      readonly tokens: number
+      readonly seconds: number        // of training, over all its resumptions
+      /** Of the evaluation of what was kept, else of the last steps. */
+      readonly final: LossMetrics
+    }
 
 /** What an engine that trains offers beside `Engine`. */
 export interface TrainingEngine {

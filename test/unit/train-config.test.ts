@@ -13,12 +13,12 @@ t.test('every field of a preset has a public name and comes back by it', async (
 
 t.test('names of PEFT and TRL are understood, null counts as absent', async (t) => {
   const config = resolveTrainConfig({
-    preset: 'guide', lora_alpha: 32, max_seq_length: 256, packing: false, max_steps: -1, optim: 'paged_adamw_8bit', assistant_only_loss: true,
-    gradient_checkpointing: true, modules_to_save: ['lm_head'], target_modules: 'q_proj', seed: null,
+    preset: 'guide', lora_alpha: 32, max_seq_length: 256, packing: false, max_steps: -1, optim: 'paged_adamw_8bit',
+    assistant_only_loss: true, gradient_checkpointing: true, modules_to_save: ['lm_head'], target_modules: 'q_proj', seed: null,
   })
   t.match(config, {
-    r: 16, loraAlpha: 32, maxLength: 256, packing: 'none', maxSteps: 0, optim: 'adamw_8bit', lossOn: 'assistant', gradientCheckpointing: 'layer',
-    modulesToSave: ['lm_head'], targetModules: ['q_proj'], seed: 42, learningRate: 2e-4,
+    r: 16, loraAlpha: 32, maxLength: 256, packing: 'none', maxSteps: 0, optim: 'adamw_8bit', lossOn: 'assistant',
+    gradientCheckpointing: 'layer', modulesToSave: ['lm_head'], targetModules: ['q_proj'], seed: 42, learningRate: 2e-4,
   })
 })
 
@@ -26,7 +26,8 @@ t.test('a wrong value is refused by its name', async (t) => {
   const wrong: [Record<string, unknown>, string][] = [
     [{ r: 0 }, 'r'], [{ r: '16' }, 'r'], [{ lora_dropout: 1 }, 'lora_dropout'], [{ learning_rate: NaN }, 'learning_rate'],
     [{ target_modules: [] }, 'target_modules'], [{ target_modules: ['fc1'] }, 'target_modules'], [{ preset: 'fast' }, 'preset'],
-    [{ lr_scheduler_type: 'polynomial' }, 'lr_scheduler_type'], [{ train_share: 0 }, 'train_share'], [{ learningRate: 1 }, 'learningRate'],
+    [{ lr_scheduler_type: 'polynomial' }, 'lr_scheduler_type'], [{ train_share: 0 }, 'train_share'],
+    [{ learningRate: 1 }, 'learningRate'],
     [{ beta: 1 }, 'beta'], [{ shuffle: 1 }, 'shuffle'], [{ init_from: '' }, 'init_from'], [{ seed: 1.5 }, 'seed'],
     [{ compat: 'trl' }, 'compat'], [{ num_train_epochs: Infinity }, 'num_train_epochs'], [{ __proto__: null, constructor: 1 }, 'constructor'],
   ]
@@ -37,7 +38,8 @@ t.test('a wrong value is refused by its name', async (t) => {
 
 t.test('the guide trains turn tokens, and with compat the whole embedding and head, as its stack does', async (t) => {
   t.match(presetConfig('guide'), { trainTurnTokens: true, modulesToSave: [] })
-  t.match(resolveTrainConfig({ preset: 'guide', compat: 'trl-0.21-eager' }), { trainTurnTokens: false, modulesToSave: ['lm_head', 'embed_tokens'] })
+  const compat = resolveTrainConfig({ preset: 'guide', compat: 'trl-0.21-eager' })
+  t.match(compat, { trainTurnTokens: false, modulesToSave: ['lm_head', 'embed_tokens'] })
 })
 
 t.test('a warm-up is honoured with `constant`, and ignored as the guide\'s stack ignores it with compat', async (t) => {

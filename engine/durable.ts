@@ -1,0 +1,44 @@
+// Files that survive a crash: flushed, then named; and the folder that names them flushed too.
+
+import { open, rename } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { EngineError } from './errors.js'
+
+/** Writes a whole file and flushes it. The folder that names it is the caller's to flush. @throws EngineError DISK_FULL */
+export async function writeFlushed(path: string, content: string | Uint8Array): Promise<void> {
+  try {
+    const file = await open(path, 'w', 0o644)
+    try {
+      await file.writeFile(content)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+  } catch (error) {
+    throw toDiskError(error)
+  }
+}
+
+/** Flushes a file or a folder (new entries, renames, removals). */
+export async function flushPath(path: string): Promise<void> {
+  const handle = await open(path, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+/** Gives what is at `temporary`, flushed already, its final name. */
+export async function renameFlushed(temporary: string, path: string): Promise<void> {
+  await rename(temporary, path)
+  await flushPath(dirname(path))
+}
+
+/** A full disk or quota under its own code; anything else as it was. */
+export function toDiskError(error: unknown): unknown {
+  const { code, path, message } = error as NodeJS.ErrnoException
+  if (code !== 'ENOSPC' && code !== 'EDQUOT' && code !== 'EFBIG') return error
+  const where = path === undefined ? '' : ` of ${path}`
+  return new EngineError('DISK_FULL', `no space is left on the disk${where} (${message})`, { cause: error })
+}
