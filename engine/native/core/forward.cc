@@ -23,14 +23,42 @@ Workspace::Workspace(Backend& backend, const Gemma3Config& c, int max_tokens, in
   scores = take(size_t(max_outputs) * c.vocab_size * 4);
 }
 
+float attention_scale(const Gemma3Config& c) { return 1.0f / std::sqrt(c.query_pre_attn_scalar); }
+
+int attention_window(const Weights& weights, int layer) { return weights.layers[layer].is_global ? 0 : weights.config.sliding_window; }
+
+const float* norm_after(const Weights& weights, int layer) {
+  return layer + 1 == weights.config.n_layers ? weights.final_norm : weights.layers[layer + 1].input_layernorm;
+}
+
+void LayerForward::project_qkv(int i) {
+  project(qkv_, normed_, *weights_.layers[i].qkv_proj, i, {Module::q_proj, Module::k_proj, Module::v_proj});
+}
+
+void LayerForward::project_attended(int i) { project(y_, attended_, *weights_.layers[i].o_proj, i, {Module::o_proj}); }
+
+void LayerForward::mlp(int i) {
+  project(gate_up_, normed_, *weights_.layers[i].gate_up_proj, i, {Module::gate_proj, Module::up_proj});
+  backend_.geglu(inner_, gate_up_);
+  project(y_, inner_, *weights_.layers[i].down_proj, i, {Module::down_proj});
+}
+
+void LayerForward::add_to_stream(const float* post_w, const float* next_w) {
+  backend_.residual_rmsnorm(normed_, x_, y_, post_w, next_w, c_.rms_norm_eps);
+}
+
+void LayerForward::fill_rope_tables(Tensor local, Tensor global, std::span<const int32_t> positions) {
+  backend_.rope_table(local, positions, c_.rope_theta_local, 1.0f);
+  backend_.rope_table(global, positions, c_.rope_theta_global, c_.rope_scaling_factor);
+}
+
 namespace {
 
 /// One pass over the layers. The tensors shrink once: at the last layer, to the rows of the outputs.
-class Pass {
+class Pass : LayerForward {
  public:
   Pass(Backend& backend, const Weights& weights, const AdapterSlots& slots, KvPools& pools, Workspace& ws, const Batch& batch)
-      : backend_(backend), weights_(weights), c_(weights.config), slots_(slots), pools_(pools), ws_(ws), batch_(batch),
-        runs_(adapter_runs(batch.rows, slots)) {
+      : LayerForward(backend, weights), slots_(slots), pools_(pools), ws_(ws), batch_(batch), runs_(adapter_runs(batch.rows, slots)) {
     shape(batch.n_tokens());
     x_ = ws.view(ws.x, DType::kF32, batch.n_tokens(), c_.hidden_size);
   }
@@ -39,18 +67,21 @@ class Pass {
     const int64_t T = batch_.n_tokens();
     const Tensor rope_local = ws_.view(ws_.rope_local, DType::kF32, T, c_.head_dim), rope_global = ws_.view(ws_.rope_global, DType::kF32, T, c_.head_dim);
     backend_.embed(x_, batch_.token_ids, *weights_.embedding, weights_.embed_scale, edge_segments(runs_));
-    backend_.rope_table(rope_local, batch_.positions, c_.rope_theta_local, 1.0f);
-    backend_.rope_table(rope_global, batch_.positions, c_.rope_theta_global, c_.rope_scaling_factor);
+    fill_rope_tables(rope_local, rope_global, batch_.positions);
     backend_.rmsnorm(normed_, x_, weights_.layers[0].input_layernorm, c_.rms_norm_eps);
     for (int i = 0; i < c_.n_layers; i++) {
+      const LayerWeights& w = weights_.layers[i];
       if (tap) tap(i, x_);
       const bool last = i + 1 == c_.n_layers;
-      append_keys(i, weights_.layers[i].is_global ? rope_global : rope_local);
+      project_qkv(i);
+      append_keys(i, w.is_global ? rope_global : rope_local);
       if (last && batch_.outputs.empty()) return normed_.row_range(0, 0);
       attend(i);
       if (last) keep_outputs();
-      add_attention(i);
-      add_mlp(i, last ? weights_.final_norm : weights_.layers[i + 1].input_layernorm);
+      project_attended(i);
+      add_to_stream(w.post_attention_layernorm, w.pre_feedforward_layernorm);
+      mlp(i);
+      add_to_stream(w.post_feedforward_layernorm, norm_after(weights_, i));
     }
     if (tap) tap(c_.n_layers, x_);
     return normed_;
@@ -68,8 +99,7 @@ class Pass {
     inner_ = ws_.view(ws_.inner, act, n, c_.intermediate_size);
   }
 
-  /// out = in @ w^T with each token's adapter; `modules` are w's parts.
-  void project(Tensor out, Tensor in, const Linear& w, int layer, std::initializer_list<Module> modules) {
+  void project(Tensor out, Tensor in, const Linear& w, int layer, std::initializer_list<Module> modules) override {
     std::vector<LoraPart> parts;
     if (!runs_.empty())
       for (Module m : modules) parts.push_back({module_place(weights_, layer, m).row_begin, lora_segments(runs_, layer, m)});
@@ -80,7 +110,6 @@ class Pass {
 
   void append_keys(int i, Tensor rope) {
     const LayerWeights& w = weights_.layers[i];
-    project(qkv_, normed_, *w.qkv_proj, i, {Module::q_proj, Module::k_proj, Module::v_proj});
     backend_.qk_norm_rope_append(q_, {qkv_, rope, w.q_norm, w.k_norm, c_.rms_norm_eps, c_.n_heads, c_.n_kv_heads, c_.head_dim, &pool_of(i),
                                       w.pool_layer, !w.is_global, batch_.rows});
   }
@@ -88,7 +117,7 @@ class Pass {
   void attend(int i) {
     const LayerWeights& w = weights_.layers[i];
     backend_.attention(attended_, q_, {&pool_of(i), w.pool_layer, !w.is_global, c_.n_heads, c_.n_kv_heads, c_.head_dim,
-                                       1.0f / std::sqrt(c_.query_pre_attn_scalar), w.is_global ? 0 : c_.sliding_window, batch_.rows});
+                                       attention_scale(c_), attention_window(weights_, i), batch_.rows});
   }
 
   /// From here on row s is output s. The queries' and qkv's memory is free by now.
@@ -105,29 +134,12 @@ class Pass {
     attended_ = kept;
   }
 
-  void add_attention(int i) {
-    const LayerWeights& w = weights_.layers[i];
-    project(y_, attended_, *w.o_proj, i, {Module::o_proj});
-    backend_.residual_rmsnorm(normed_, x_, y_, w.post_attention_layernorm, w.pre_feedforward_layernorm, c_.rms_norm_eps);
-  }
-
-  void add_mlp(int i, const float* next_norm) {
-    const LayerWeights& w = weights_.layers[i];
-    project(gate_up_, normed_, *w.gate_up_proj, i, {Module::gate_proj, Module::up_proj});
-    backend_.geglu(inner_, gate_up_);
-    project(y_, inner_, *w.down_proj, i, {Module::down_proj});
-    backend_.residual_rmsnorm(normed_, x_, y_, w.post_feedforward_layernorm, next_norm, c_.rms_norm_eps);
-  }
-
-  Backend& backend_;
-  const Weights& weights_;
-  const Gemma3Config& c_;
   const AdapterSlots& slots_;
   KvPools& pools_;
   Workspace& ws_;
   const Batch& batch_;
   std::vector<AdapterRun> runs_;
-  Tensor x_, y_, normed_, qkv_, q_, attended_, gate_up_, inner_;
+  Tensor q_;
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The forward pass of Gemma 3, once, over backend.h.
+// The forward pass of Gemma 3, once, over backend.h: serving runs it over a workspace, training over a tape (tape.h).
 #pragma once
 #include <functional>
 
@@ -6,6 +6,40 @@
 #include "weights.h"
 
 namespace lorikeet {
+
+float attention_scale(const Gemma3Config& config);
+/// Keys that a query of this layer sees; 0 = all.
+int attention_window(const Weights& weights, int layer);
+/// Weight of the norm that follows a layer: the next layer's first, or the final one.
+const float* norm_after(const Weights& weights, int layer);
+
+/// The steps of a layer. The tensors say where they read and write: a workspace when serving, the tape when training; between
+/// project_qkv and project_attended stands attention, over cached keys or inside documents.
+class LayerForward {
+ protected:
+  LayerForward(Backend& backend, const Weights& weights) : backend_(backend), weights_(weights), c_(weights.config) {}
+  virtual ~LayerForward() = default;
+
+  /// out = in @ w^T with the adapters; `modules` are w's parts.
+  virtual void project(Tensor out, Tensor in, const Linear& w, int layer, std::initializer_list<Module> modules) = 0;
+
+  void project_qkv(int layer);       // qkv = q, k, v_proj(normed)
+  void project_attended(int layer);  // y = o_proj(attended)
+  void mlp(int layer);               // y = down_proj(gelu(gate_proj(normed)) * up_proj(normed))
+  /// x += rmsnorm(y, post_w); normed = rmsnorm(x, next_w)
+  void add_to_stream(const float* post_w, const float* next_w);
+  void fill_rope_tables(Tensor local, Tensor global, std::span<const int32_t> positions);
+
+  Backend& backend_;
+  const Weights& weights_;
+  const Gemma3Config& c_;
+  Tensor x_, y_;              // [T, H] f32
+  Tensor normed_;             // [T, H] act
+  Tensor qkv_;                // [T, (n_heads + 2 n_kv_heads) D] f32
+  Tensor attended_;           // [T, n_heads D] act
+  Tensor gate_up_;            // [T, 2 I] f32
+  Tensor inner_;              // [T, I] act
+};
 
 /// Device memory of one step, sized once for the largest batch.
 struct Workspace {
