@@ -29,7 +29,8 @@ t.test('a wrong value is refused by its name', async (t) => {
     [{ lr_scheduler_type: 'polynomial' }, 'lr_scheduler_type'], [{ train_share: 0 }, 'train_share'],
     [{ learningRate: 1 }, 'learningRate'],
     [{ beta: 1 }, 'beta'], [{ shuffle: 1 }, 'shuffle'], [{ init_from: '' }, 'init_from'], [{ seed: 1.5 }, 'seed'],
-    [{ compat: 'trl' }, 'compat'], [{ num_train_epochs: Infinity }, 'num_train_epochs'], [{ __proto__: null, constructor: 1 }, 'constructor'],
+    [{ compat: 'trl' }, 'compat'], [{ num_train_epochs: Infinity }, 'num_train_epochs'],
+    [{ __proto__: null, constructor: 1 }, 'constructor'],
   ]
   for (const [values, param] of wrong) {
     t.throws(() => resolveTrainConfig(values), { code: 'INVALID_REQUEST', param }, param)
