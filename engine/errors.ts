@@ -25,6 +25,7 @@ export type EngineErrorCode =
   // training
   | 'DATA_INVALID'               // a data set has rows that cannot be used: the message names file, line and reason
   | 'TRAINING_BUSY'              // one run at a time
+  | 'TRAINING_DIVERGED'          // loss or gradient is no longer finite
   | 'DISK_FULL'
   // the engine itself
   | 'ENGINE_RESTARTED'           // the engine process died while this request ran

@@ -60,6 +60,7 @@ const ENGINE_ERRORS: Readonly<Record<EngineErrorCode, EngineErrorRow>> = {
   ADAPTER_EXISTS: { status: 400, code: 'adapter_exists' },
   DATA_INVALID: { status: 400, code: 'data_invalid' },
   TRAINING_BUSY: { status: 429, code: 'training_busy' },
+  TRAINING_DIVERGED: { status: 422, code: 'training_diverged' },
   DISK_FULL: { status: 507, code: 'disk_full' },
   ENGINE_RESTARTED: { status: 503, code: 'engine_restarted' },
   ENGINE_UNAVAILABLE: { status: 503, code: 'engine_unavailable' },

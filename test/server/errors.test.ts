@@ -24,6 +24,7 @@ const STATUS: Readonly<Record<Exclude<EngineErrorCode, 'ENGINE_RESTARTED'>, [sta
   ADAPTER_EXISTS: [400, 'invalid_request_error'],
   DATA_INVALID: [400, 'invalid_request_error'],
   TRAINING_BUSY: [429, 'rate_limit_error'],
+  TRAINING_DIVERGED: [422, 'invalid_request_error'],
   DISK_FULL: [507, 'server_error'],
   ENGINE_UNAVAILABLE: [503, 'server_error'],
   ABORTED: [499, 'invalid_request_error'],
