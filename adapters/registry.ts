@@ -45,6 +45,7 @@ export interface ModelEntry {
 
 export interface ModelLease {
   readonly adapter: AdapterHandle | null
+  readonly name: string | null
   readonly version: string | null
   renew(): Promise<AdapterHandle | null>
   release(): void
@@ -67,7 +68,7 @@ export interface AdapterStatus {
   readonly versions: readonly VersionStatus[]
 }
 
-const BASE_LEASE: ModelLease = { adapter: null, version: null, renew: async () => null, release: () => {} }
+const BASE_LEASE: ModelLease = { adapter: null, name: null, version: null, renew: async () => null, release: () => {} }
 const DRAIN_AFTER_MS = 1_000
 const MAX_LOAD_SAMPLES = 1_024
 
@@ -118,6 +119,7 @@ export class AdapterRegistry {
     const lease = await this.#slots.acquire(version, { policy, ...options, ...(signal && { signal }) })
     return {
       get adapter() { return lease.handle },
+      name: version.name,
       version: version.version,
       renew: () => lease.renew(),
       release: () => lease.release(),

@@ -17,6 +17,8 @@ export interface ModelEntry {
 /** An adapter version held resident (or the base, `adapter` null) from resolve() to release(). */
 export interface ModelLease {
   readonly adapter: AdapterHandle | null
+  /** The adapter's name, whatever way `model` was written; null for the base. */
+  readonly name: string | null
   /** Makes the same version resident again after the engine restarted; its slot may differ. */
   renew(): Promise<AdapterHandle | null>
   /** Idempotent. */
@@ -34,7 +36,7 @@ export interface AdapterDirectory {
   nameOfSlot(slot: number): string | undefined
 }
 
-const BASE_LEASE: ModelLease = { adapter: null, renew: async () => null, release: () => {} }
+const BASE_LEASE: ModelLease = { adapter: null, name: null, renew: async () => null, release: () => {} }
 
 /** A server with nothing but its base, under one name or several. */
 export class BaseOnlyDirectory implements AdapterDirectory {

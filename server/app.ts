@@ -99,7 +99,7 @@ function buildContext(config: ServerConfig, backend: Backend, keys: KeyStore | u
     backend,
     keys,
     gate: new Gate({ maxConcurrent: config.maxNumSeqs, maxQueue: config.maxQueue }, backend),
-    metrics: new Metrics(backend, () => config.modelNames[0]!),
+    metrics: new Metrics(backend, () => config.modelNames[0]!, config.metricsAdapters),
     active: new ActiveRequests(config.requestTimeout),
     sockets: new SocketRegistry(),
     quarantine: new Quarantine(),

@@ -41,6 +41,7 @@ export const SETTINGS = {
   adapterMiss: choice('wait', ['wait', 'error'], 'A request for an adapter that is not resident: wait for it, or 404.'),
   adapterWait: duration(10_000, 1, 'Longest wait for an adapter slot; then 429.'),
   adapterHostBytes: bytes(2 ** 30, 0, 'Adapters kept verified in host memory.'),
+  metricsAdapters: integer(32, 0, 1_000, 'Adapters named in /metrics: the most used; the rest count as "other".'),
 
   apiKeys: text('', 'FILE', 'Key file made by "lorikeet keys create".'),
   allowedHost: list('HOST', 'Further names that the Host header may hold on loopback. Repeatable.', (host) => host.toLowerCase()),

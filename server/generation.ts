@@ -36,6 +36,7 @@ export async function* runGeneration(context: ServerContext, input: GenerationIn
     leave = gate.enter(requests.reduce((seats, request) => seats + (request.n ?? 1), 0))
     await engineReady(backend.engine(), config.recoveryMs, scope.signal)
     lease = await backend.adapters().resolve(input.model, scope.signal)
+    record.resolved(lease.name)
     for await (const item of mergeStreams(sources(context, input, lease), scope.signal)) {
       refuseAborted(item.event)
       record.event(item)

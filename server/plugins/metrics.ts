@@ -12,11 +12,11 @@ export class Metrics {
   readonly slowReaders: Counter
   readonly webSockets: Gauge
 
-  /** `modelName`: of the base, once it is known. */
-  constructor(backend: Backend, modelName: () => string) {
+  /** `modelName`: of the base, once it is known. `maxAdapterNames`: adapters that have series of their own. */
+  constructor(backend: Backend, modelName: () => string, maxAdapterNames: number) {
     const labels = (): ModelLabels => ({ model_name: modelName(), engine: '0' })
     const registers = [this.registry]
-    this.requests = new RequestMetrics(this.registry, labels)
+    this.requests = new RequestMetrics(this.registry, labels, maxAdapterNames)
     this.slowReaders = new Counter(
       { name: 'lorikeet_slow_readers_cut_total', help: 'Streams cut because the client did not read.', registers },
     )

@@ -5,6 +5,7 @@ import type { GenerateEvent } from '../../engine/api.js'
 import { toApiError } from '../errors.js'
 import type { GenerationInput, PromptEvent } from '../generation.js'
 import type { AbortReason } from '../request-scope.js'
+import { AdapterLatency } from './adapter-latency.js'
 import { BUCKETS } from './metric-buckets.js'
 
 export type ModelLabels = { model_name: string; engine: string }
@@ -40,35 +41,47 @@ function requestFamilies(registry: Registry) {
 
 export class RequestMetrics {
   readonly #families: Families
+  readonly #adapters: AdapterLatency
   readonly #labels: () => ModelLabels
 
-  constructor(registry: Registry, labels: () => ModelLabels) {
+  /** `maxAdapterNames`: adapters that have series of their own. */
+  constructor(registry: Registry, labels: () => ModelLabels, maxAdapterNames: number) {
     this.#families = requestFamilies(registry)
+    this.#adapters = new AdapterLatency(registry, maxAdapterNames)
     this.#labels = labels
   }
 
   /** Starts measuring one request. */
   start(input: GenerationInput): RequestRecord {
-    return new RequestRecord(this.#families, this.#labels(), input)
+    return new RequestRecord(this.#families, this.#adapters, this.#labels(), input)
   }
 }
 
 export class RequestRecord {
   readonly #families: Families
+  readonly #adapters: AdapterLatency
   readonly #labels: ModelLabels
   readonly #startedAt: number
   /** When each choice had its last token, ms. */
   readonly #lastTokenAt = new Map<string, number>()
+  #adapter: string | null = null
   #error: string | undefined
 
-  constructor(families: Families, labels: ModelLabels, { requests, scope }: GenerationInput) {
+  constructor(families: Families, adapters: AdapterLatency, labels: ModelLabels, { requests, scope }: GenerationInput) {
     this.#families = families
+    this.#adapters = adapters
     this.#labels = labels
     this.#startedAt = scope.startedAt
     for (const { n, maxTokens } of requests) {
       families.n.observe(labels, n ?? 1)
       if (maxTokens !== undefined) families.maxTokens.observe(labels, maxTokens)
     }
+  }
+
+  /** The adapter whose turn it is; null for the base. */
+  resolved(adapter: string | null): void {
+    this.#adapter = adapter
+    if (adapter !== null) this.#adapters.use(adapter)
   }
 
   event({ prompt, event }: PromptEvent): void {
@@ -80,9 +93,19 @@ export class RequestRecord {
   #tokens(choice: string, n: number): void {
     const now = performance.now()
     const last = this.#lastTokenAt.get(choice)
-    if (last !== undefined) this.#families.itl.observe(this.#labels, (now - last) / 1000 / n)
-    else if (this.#lastTokenAt.size === 0) this.#families.ttft.observe(this.#labels, (now - this.#startedAt) / 1000)
+    if (last !== undefined) this.#betweenTokens((now - last) / 1000 / n)
+    else if (this.#lastTokenAt.size === 0) this.#firstToken((now - this.#startedAt) / 1000)
     this.#lastTokenAt.set(choice, now)
+  }
+
+  #firstToken(seconds: number): void {
+    this.#families.ttft.observe(this.#labels, seconds)
+    if (this.#adapter !== null) this.#adapters.firstToken(this.#adapter, seconds)
+  }
+
+  #betweenTokens(seconds: number): void {
+    this.#families.itl.observe(this.#labels, seconds)
+    if (this.#adapter !== null) this.#adapters.betweenTokens(this.#adapter, seconds)
   }
 
   #finished({ reason, completionTokens, timings }: Finished): void {

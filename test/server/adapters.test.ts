@@ -215,6 +215,25 @@ t.test('metrics show where adapters are and what moving them cost', async (t) =>
   ]) t.ok(body.includes(`${line}\n`), line)
 })
 
+t.test('latencies are told by adapter for the most used ones, whatever spelling a request uses, and together for the rest', async (t) => {
+  const { app, call } = await startAdapters(t, { flags: ['--metrics-adapters', '2'] })
+  const { version } = (await call('POST', '/admin/adapters', form('a', 'one'))).json
+  for (const name of ['b', 'c', 'd']) await call('POST', '/admin/adapters', form(name, name))
+  for (const model of ['a', `a@${version.slice(0, 8)}`, `${MODEL}:a`, MODEL, 'b', 'c', 'd', 'd', 'nobody']) await chat(app, { model })
+  const series = async (name: string) => {
+    const { body } = await app.server.inject({ url: '/metrics' })
+    const counts = body.matchAll(new RegExp(`^lorikeet_adapter_${name}_count{adapter="(.*)"} (.*)$`, 'gm'))
+    return Object.fromEntries([...counts].map(([, adapter, n]) => [adapter, Number(n)]))
+  }
+  t.same(await series('time_to_first_token_seconds'), { a: 3, other: 2, d: 1 }, 'the second d takes the place of b')
+  for (let i = 0; i < 40; i++) {
+    await call('POST', '/admin/adapters', form(`many-${i}`, `many-${i}`))
+    for (let uses = 0; uses < 2 + i / 4; uses++) await chat(app, { model: `many-${i}` })
+  }
+  const names = Object.keys(await series('time_to_first_token_seconds'))
+  t.ok(names.length <= 3 && names.includes('other'), `${names} after 44 adapters`)
+})
+
 t.test('adapters of the command line are published, resident, and kept when pinned', async (t) => {
   const root = mkdtempSync(join(tmpdir(), 'lorikeet-start-'))
   t.teardown(() => rmSync(root, { recursive: true, force: true }))

@@ -39,7 +39,7 @@ t.test('the directory lends an adapter for the time of the request', async (t) =
       if (model !== 'sql') return base.resolve(model)
       held++
       const adapter = { slot: 3, version: 'v1' }
-      return { adapter, renew: async () => adapter, release: () => void held-- }
+      return { adapter, name: 'sql', renew: async () => adapter, release: () => void held-- }
     },
     nameOfSlot: () => 'sql',
   }
