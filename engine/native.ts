@@ -220,10 +220,61 @@ export interface NativeGgufTokenizer {
   table(): { readonly bytes: Uint8Array; readonly offsets: Uint32Array; readonly kinds: Uint8Array }
 }
 
+/** Shape and constants of a model, as config.json and GGUF files name them in their own ways. */
+export interface NativeModelConfig {
+  readonly name: string
+  readonly nLayers: number
+  readonly hiddenSize: number
+  readonly intermediateSize: number
+  readonly nHeads: number
+  readonly nKvHeads: number
+  readonly headDim: number
+  readonly vocabSize: number
+  readonly slidingWindow: number
+  readonly maxPosition: number
+  readonly rmsNormEps: number
+  readonly queryPreAttnScalar: number
+  readonly ropeThetaGlobal: number
+  readonly ropeThetaLocal: number
+  readonly ropeScalingFactor: number
+  readonly bosId: number
+  readonly padId: number
+  readonly eosIds: readonly number[]
+  /** [nLayers] */
+  readonly isGlobal: readonly boolean[]
+  /** The head is the embedding: false also where a merged adapter parts them. */
+  readonly tied: boolean
+  readonly multimodal: boolean
+}
+
+export interface NativeLoraModule {
+  readonly layer: number
+  /** "self_attn.q_proj", "mlp.down_proj" */
+  readonly module: string
+  readonly rank: number
+  readonly scale: number
+  readonly shape: readonly [nOut: number, nIn: number]
+}
+
+/** A base with an adapter merged into it, read a few rows at a time. Synchronous: for commands, not for a server. */
+export interface NativeMergedWeights {
+  readonly config: NativeModelConfig
+  /** Names without "model." and ".weight": "embed_tokens", "layers.3.self_attn.q_proj", "norm". Norms have one dimension. */
+  readonly tensors: ReadonlyArray<{ readonly name: string; readonly shape: readonly number[] }>
+  /** Null without an adapter. `changesTokens`: it also changes embedding or head. */
+  readonly lora: { readonly modules: readonly NativeLoraModule[]; readonly usesDora: boolean; readonly changesTokens: boolean } | null
+  /** Rows [begin, end) of tensors[index], rounded once; a norm is one row, zero-centred. */
+  read(index: number, begin: number, end: number, encoding: 'F32' | 'BF16' | 'F16' | 'Q8_0'): Uint8Array
+  /** A [rank, nIn] or B [nOut, rank]. */
+  loraValues(layer: number, module: string, part: 'a' | 'b'): Float32Array
+}
+
 export interface NativeAddon {
   systemInfo(): NativeSystemInfo
   loadModel(options: NativeModelOptions, onProgress: (phase: string, done: number, total: number) => void): Promise<NativeModel>
   openGgufTokenizer(path: string): NativeGgufTokenizer
+  /** `path` as for loadModel; `adapter`: a PEFT directory, "" for none; `base`: whose values. Throws MODEL_*, FILE_INVALID, ADAPTER_*. */
+  openMergedWeights(options: { path: string; adapter: string; base: 'nf4' | '16bit'; maxRank: number }): NativeMergedWeights
   /** Tensor table of a safetensors file after every check: name -> dtype and shape. Throws FILE_INVALID. */
   readSafetensorsHeader(path: string): Record<string, { dtype: string; shape: number[]; bytes: number }>
   /** One tensor's raw little-endian bytes (a copy). */

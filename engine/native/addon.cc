@@ -2,6 +2,7 @@
 #include <napi.h>
 
 #include "bindings/files_binding.h"
+#include "bindings/merge_binding.h"
 #include "bindings/model_binding.h"
 #include "core/backend.h"
 
@@ -29,6 +30,7 @@ Napi::Object init(Napi::Env env, Napi::Object exports) {
   exports.Set("systemInfo", Napi::Function::New(env, system_info));
   exports.Set("loadModel", Napi::Function::New(env, ModelBinding::load));
   define_files(env, exports);
+  define_merge(env, exports);
   return exports;
 }
 
