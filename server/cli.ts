@@ -26,6 +26,14 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'List, add, promote, roll back and remove adapters of a server',
     run: async (args) => (await import('./commands/adapters.js')).adapters(args),
   },
+  merge: {
+    summary: 'Write a base with an adapter merged in, as a Hugging Face model',
+    run: async (args) => (await import('./commands/merge.js')).merge(args),
+  },
+  export: {
+    summary: 'Write a model, a merged model or an adapter as GGUF',
+    run: async (args) => (await import('./commands/export.js')).exportModel(args),
+  },
   keys: {
     summary: 'Create, list and revoke API keys',
     run: async (args) => (await import('./commands/keys.js')).keys(args),

@@ -1,7 +1,11 @@
 // Results of two queries compared: by position of columns, whatever their names, and as a bag of rows unless order counts.
 
 /** As the judge's process sends them: JSON has no BLOB, no 64-bit integer and no infinity. */
-export type SqlCell = string | number | boolean | null | { readonly integer: string } | { readonly blob: string } | { readonly real: string }
+export type SqlCell =
+  | string | number | boolean | null
+  | { readonly integer: string }
+  | { readonly blob: string }
+  | { readonly real: string }
 export type SqlRow = readonly SqlCell[]
 
 /** Sums and averages come out in another last digit when rows are met in another order. */

@@ -7,7 +7,10 @@ export interface SqlWord {
 }
 
 /** Comments, quoted names and strings, words, and every other character that is not white. */
-const TOKEN = /--[^\n]*|\/\*[^]*?(?:\*\/|$)|'(?:[^']|'')*(?:'|$)|"(?:[^"]|"")*(?:"|$)|`(?:[^`]|``)*(?:`|$)|\[[^\]]*(?:\]|$)|[A-Za-z_]\w*|\S/g
+const TOKEN = new RegExp([
+  /--[^\n]*/, /\/\*[^]*?(?:\*\/|$)/, /'(?:[^']|'')*(?:'|$)/, /"(?:[^"]|"")*(?:"|$)/, /`(?:[^`]|``)*(?:`|$)/, /\[[^\]]*(?:\]|$)/,
+  /[A-Za-z_]\w*/, /\S/,
+].map(({ source }) => source).join('|'), 'g')
 const QUERIES = ['SELECT', 'WITH', 'VALUES']
 
 /** Bare words and punctuation outside of comments and quotes. */
