@@ -115,8 +115,8 @@ export class AdapterRegistry {
     if (reference?.kind === 'base') return BASE_LEASE
     if (reference === null || this.store.record(reference.name)?.served !== true) throw this.#unknown(model)
     const version = this.#find(model, reference.name, reference.versionPrefix)
-    const { missPolicy: policy = 'wait' } = this.#options
-    const lease = await this.#slots.acquire(version, { policy, ...options, ...(signal && { signal }) })
+    const policy = options.policy ?? this.#options.missPolicy ?? 'wait'
+    const lease = await this.#slots.acquire(version, { ...options, policy, signal })
     return {
       get adapter() { return lease.handle },
       name: version.name,
@@ -131,9 +131,11 @@ export class AdapterRegistry {
     return this.#slots.versionInSlot(slot)?.name
   }
 
-  /** Names of adapters that requests wait for. */
-  waitingNames(): string[] {
-    return [...new Set(this.#slots.waiting().map(({ name }) => name))]
+  /** Requests that wait until their adapter is resident, by its name. */
+  waiting(): Map<string, number> {
+    const byName = new Map<string, number>()
+    for (const { version: { name }, pins } of this.#slots.waiting()) byName.set(name, (byName.get(name) ?? 0) + pins)
+    return byName
   }
 
   stats(): SlotsStats & { readonly host: HostTierStats; readonly stored: number } {

@@ -129,9 +129,9 @@ export class AdapterSlots {
     return undefined
   }
 
-  /** Versions that requests wait for. */
-  waiting(): StoredVersion[] {
-    return [...this.#entries.values()].filter(({ state, pins }) => pins > 0 && state !== 'resident').map(({ version }) => version)
+  /** Versions that are not resident yet, and how many requests wait for each. */
+  waiting(): Pick<Entry, 'version' | 'pins'>[] {
+    return [...this.#entries.values()].filter(({ state, pins }) => pins > 0 && state !== 'resident')
   }
 
   stats(): SlotsStats {
@@ -356,7 +356,7 @@ function slotsDownFrom(nSlots: number): number[] {
 
 function notResident({ name, version }: StoredVersion): EngineError {
   return new EngineError('ADAPTER_NOT_FOUND',
-    `Adapter '${name}' (${version.slice(0, 12)}) is not resident, and this request does not wait for a load`)
+    `Adapter '${name}' (${version.slice(0, 12)}) is not resident, and this request does not wait for a load`, { param: 'model' })
 }
 
 function abandoned(): EngineError {

@@ -1,5 +1,6 @@
 // What the server needs to know of adapters. adapters/ implements it; here is only what a server without adapters does.
 
+import type { MissPolicy } from '../adapters/slots.js'
 import type { AdapterHandle } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 
@@ -29,11 +30,13 @@ export interface AdapterDirectory {
   list(): Promise<readonly ModelEntry[]>
   /**
    * The base or adapter that `model` names, resident and pinned. Aborting the signal gives up waiting.
-   * @throws EngineError UNKNOWN_MODEL, ADAPTER_SLOTS_BUSY, ADAPTER_*.
+   * @throws EngineError UNKNOWN_MODEL, ADAPTER_SLOTS_BUSY, ADAPTER_NOT_FOUND by policy 'error', ADAPTER_*.
    */
-  resolve(model: string, signal?: AbortSignal): Promise<ModelLease>
+  resolve(model: string, signal?: AbortSignal, options?: { readonly policy?: MissPolicy }): Promise<ModelLease>
   /** Display name of a device slot, for metrics; undefined when it is free. */
   nameOfSlot(slot: number): string | undefined
+  /** Requests that wait until their adapter is resident, by its name. */
+  waiting(): ReadonlyMap<string, number>
 }
 
 const BASE_LEASE: ModelLease = { adapter: null, name: null, renew: async () => null, release: () => {} }
@@ -60,5 +63,9 @@ export class BaseOnlyDirectory implements AdapterDirectory {
 
   nameOfSlot(): undefined {
     return undefined
+  }
+
+  waiting(): ReadonlyMap<string, number> {
+    return new Map()
   }
 }

@@ -1,6 +1,7 @@
 // One generation from a checked body to the engine and back: admission, adapter, engine requests, metrics. Routes and the
 // WebSocket only turn its events into bytes.
 
+import type { MissPolicy } from '../adapters/slots.js'
 import type { GenerateEvent, GenerateRequest } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 import type { ModelLease } from './adapter-directory.js'
@@ -20,6 +21,8 @@ export interface GenerationInput {
   readonly model: string
   /** Without an adapter: it is resolved here. */
   readonly requests: readonly GenerateRequest[]
+  /** Undefined: the server's own. */
+  readonly missPolicy?: MissPolicy
 }
 
 /**
@@ -35,7 +38,7 @@ export async function* runGeneration(context: ServerContext, input: GenerationIn
   try {
     leave = gate.enter(requests.reduce((seats, request) => seats + (request.n ?? 1), 0))
     await engineReady(backend.engine(), config.recoveryMs, scope.signal)
-    lease = await backend.adapters().resolve(input.model, scope.signal)
+    lease = await backend.adapters().resolve(input.model, scope.signal, { policy: input.missPolicy })
     record.resolved(lease.name)
     for await (const item of mergeStreams(sources(context, input, lease), scope.signal)) {
       refuseAborted(item.event)

@@ -3,6 +3,7 @@
 
 import { Type, type Static, type TSchema } from 'typebox'
 import { LIMITS } from './limits.js'
+import { missPolicyField } from './miss-policy.js'
 
 const INT32_MAX = 2 ** 31 - 1
 
@@ -61,6 +62,8 @@ const generationFields = {
   ),
   return_token_ids: optional(Type.Boolean()),
   prompt_logprobs: optional(integer(0, LIMITS.topLogprobs)),
+
+  adapter_miss: missPolicyField,
 }
 
 const textPart = Type.Object({ type: Type.Literal('text'), text: Type.String() })

@@ -47,10 +47,11 @@ export class EngineMetrics {
     this.#updateCounters(stats, engine, labels)
     for (const tokens of stats.stepTokens) this.#iterationTokens.observe(labels, tokens)
     const { running, waiting, waitingByReason, kvUsage, memory, restarts, cacheConfig } = this.#gauges
+    const forAdapters = [...this.#backend.adapters().waiting().values()].reduce((sum, requests) => sum + requests, 0)
     running.set(labels, stats.running)
-    waiting.set(labels, stats.waiting)
+    waiting.set(labels, stats.waiting + forAdapters)
     waitingByReason.set({ ...labels, reason: 'capacity' }, stats.waitingByReason.capacity)
-    waitingByReason.set({ ...labels, reason: 'deferred' }, stats.waitingByReason.deferred)
+    waitingByReason.set({ ...labels, reason: 'deferred' }, stats.waitingByReason.deferred + forAdapters)
     kvUsage.set(labels, stats.kvUsage)
     for (const [purpose, bytes] of Object.entries(stats.memory)) memory.set({ purpose }, bytes)
     restarts.set(engine.restarts)
@@ -74,12 +75,13 @@ export class EngineMetrics {
   /** One series with the names in its labels, its value the time: the Gateway API reads the one with the highest value. */
   #updateLora(stats: EngineStats, maxLoras: number): void {
     const directory = this.#backend.adapters()
-    const names = (slots: readonly number[]) => [...new Set(slots)].flatMap((slot) => directory.nameOfSlot(slot) ?? []).sort().join(',')
+    const inSlots = (slots: readonly number[]) => slots.flatMap((slot) => directory.nameOfSlot(slot) ?? [])
+    const list = (names: readonly string[]) => [...new Set(names)].sort().join(',')
     this.#gauges.lora.reset()
     const labels = {
       max_lora: String(maxLoras),
-      running_lora_adapters: names(stats.runningSlots),
-      waiting_lora_adapters: names(stats.waitingSlots),
+      running_lora_adapters: list(inSlots(stats.runningSlots)),
+      waiting_lora_adapters: list([...inSlots(stats.waitingSlots), ...directory.waiting().keys()]),
     }
     this.#gauges.lora.set(labels, Date.now() / 1000)
   }

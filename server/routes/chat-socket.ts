@@ -127,7 +127,8 @@ export class ChatSocket {
     const { type: _type, id: _id, ...fields } = message
     const { check, key } = this.#caller
     if (!check(fields)) throw fromValidation(check.errors ?? [])
-    const { scope, answer, events } = openChat(this.#context, { ...(fields as ChatCompletionBody), stream: true }, key)
+    const body = { ...(fields as ChatCompletionBody), stream: true }
+    const { scope, answer, events } = openChat(this.#context, body, key, body.adapter_miss ?? undefined)
     this.#chats.set(id, scope)
     void this.#run(id, scope, chatChunks(answer, events))
   }

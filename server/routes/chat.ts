@@ -1,11 +1,14 @@
 // POST /v1/chat/completions. The same generation over a WebSocket is in websocket.ts.
 
+import type { Static } from 'typebox'
 import type { FastifyInstance } from 'fastify'
+import type { MissPolicy } from '../../adapters/slots.js'
 import type { ServerContext } from '../context.js'
 import { runGeneration, type PromptEvent } from '../generation.js'
 import type { ApiKey } from '../keys.js'
 import { chatChunks, chatCompletion, type ChatAnswer } from '../openai/chat-response.js'
 import { chatRequest } from '../openai/generate-request.js'
+import { MissHeaders, missPolicyOf } from '../openai/miss-policy.js'
 import { refuseUnsupportedChat } from '../openai/refusals.js'
 import { chatResponses } from '../openai/response-schemas.js'
 import { ChatCompletionRequest, type ChatCompletionBody } from '../openai/schemas.js'
@@ -14,15 +17,15 @@ import { newId, type RequestScope } from '../request-scope.js'
 import { fingerprint, noteUnknownFields, sendStream, unixSeconds } from './respond.js'
 
 export function registerChat(app: FastifyInstance, context: ServerContext): void {
-  app.post<{ Body: ChatCompletionBody }>('/v1/chat/completions', {
+  app.post<{ Body: ChatCompletionBody; Headers: Static<typeof MissHeaders> }>('/v1/chat/completions', {
     config: { scope: 'infer' },
     schema: {
       operationId: 'createChatCompletion', summary: 'Chat completion', tags: ['inference'],
-      body: ChatCompletionRequest, response: chatResponses,
+      headers: MissHeaders, body: ChatCompletionRequest, response: chatResponses,
     },
   }, async (request, reply) => {
     noteUnknownFields(request, ChatCompletionRequest)
-    const { scope, answer, events } = openChat(context, request.body, request.apiKey)
+    const { scope, answer, events } = openChat(context, request.body, request.apiKey, missPolicyOf(request))
     scope.watch(reply.raw)
     if (request.body.stream === true) return sendStream(context, reply, scope, chatChunks(answer, events))
     return chatCompletion(answer, events)
@@ -37,14 +40,14 @@ export interface OpenChat {
 }
 
 /** A validated body as a generation that is ready to run. @throws ApiError, EngineError. */
-export function openChat(context: ServerContext, body: ChatCompletionBody, key: ApiKey | null): OpenChat {
+export function openChat(context: ServerContext, body: ChatCompletionBody, key: ApiKey | null, missPolicy?: MissPolicy): OpenChat {
   refuseUnsupportedChat(body)
   allowModel(key, body.model)
   const { info } = context.backend.engine()
   const id = newId('chatcmpl')
   const request = chatRequest(body, { id, tenant: key?.id ?? '' }, info)
   const scope = context.active.open(id, key)
-  const events = runGeneration(context, { scope, model: body.model, requests: [request] })
+  const events = runGeneration(context, { scope, model: body.model, requests: [request], missPolicy })
   return { scope, answer: chatAnswer(body, id, fingerprint(info)), events }
 }
 

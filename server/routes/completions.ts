@@ -1,11 +1,13 @@
 // POST /v1/completions: text or token ids in, text out; every prompt is an engine request of its own.
 
+import type { Static } from 'typebox'
 import type { FastifyInstance } from 'fastify'
 import type { Engine, GenerateRequest } from '../../engine/api.js'
 import type { ServerContext } from '../context.js'
 import { runGeneration } from '../generation.js'
 import { completion, completionChunks, type CompletionAnswer, type EchoedPrompt } from '../openai/completion-response.js'
 import { completionRequests } from '../openai/generate-request.js'
+import { MissHeaders, missPolicyOf } from '../openai/miss-policy.js'
 import { refuseUnsupportedCompletion } from '../openai/refusals.js'
 import { completionResponses } from '../openai/response-schemas.js'
 import { CompletionRequest, type CompletionBody } from '../openai/schemas.js'
@@ -14,11 +16,11 @@ import { newId } from '../request-scope.js'
 import { fingerprint, noteUnknownFields, sendStream, unixSeconds } from './respond.js'
 
 export function registerCompletions(app: FastifyInstance, context: ServerContext): void {
-  app.post<{ Body: CompletionBody }>('/v1/completions', {
+  app.post<{ Body: CompletionBody; Headers: Static<typeof MissHeaders> }>('/v1/completions', {
     config: { scope: 'infer' },
     schema: {
       operationId: 'createCompletion', summary: 'Text completion', tags: ['inference'],
-      body: CompletionRequest, response: completionResponses,
+      headers: MissHeaders, body: CompletionRequest, response: completionResponses,
     },
   }, async (request, reply) => {
     const { body, apiKey } = request
@@ -30,7 +32,7 @@ export function registerCompletions(app: FastifyInstance, context: ServerContext
     const requests = completionRequests(body, { id, tenant: apiKey?.id ?? '' }, engine.info)
     const answer = await completionAnswer(body, id, engine, requests)
     const scope = context.active.open(id, apiKey).watch(reply.raw)
-    const events = runGeneration(context, { scope, model: body.model, requests })
+    const events = runGeneration(context, { scope, model: body.model, requests, missPolicy: missPolicyOf(request) })
     if (body.stream === true) return sendStream(context, reply, scope, completionChunks(answer, events))
     return completion(answer, events)
   })

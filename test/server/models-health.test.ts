@@ -42,6 +42,7 @@ t.test('the directory lends an adapter for the time of the request', async (t) =
       return { adapter, name: 'sql', renew: async () => adapter, release: () => void held-- }
     },
     nameOfSlot: () => 'sql',
+    waiting: () => new Map(),
   }
   const app = await startApp(t, { adapters })
   t.match((await app.server.inject('/v1/models/sql')).json(), { root: '/adapters/sql', parent: MODEL })

@@ -38,6 +38,10 @@ t.test('its schemas are valid JSON Schema 2020-12 and take the requests that the
   const chat = ajv.compile(document.paths['/v1/chat/completions'].post.requestBody.content['application/json'].schema)
   t.ok(chat({ model: 'm', messages: [{ role: 'user', content: 'x' }], stop: null, n: 4 }))
   t.notOk(chat({ model: 'm', messages: [{ role: 'user', content: 'x' }], n: 5 }))
+  t.ok(chat({ model: 'm', messages: [{ role: 'user', content: 'x' }], adapter_miss: 'error' }))
+  for (const path of ['/v1/chat/completions', '/v1/completions']) {
+    t.match(document.paths[path].post.parameters, [{ in: 'header', name: 'x-lorikeet-adapter-miss', schema: { enum: ['wait', 'error'] } }])
+  }
 })
 
 t.test('answers satisfy their own schemas', async (t) => {

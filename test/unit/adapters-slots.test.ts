@@ -60,7 +60,7 @@ t.test('whoever waits for a slot gets the next one, in order, and a request that
   const wait = (name: string, signal?: AbortSignal) => registry.resolve(name, signal).then((lease) => { order.push(name); lease.release() })
   const [b, c, d] = [wait('b'), wait('c', gone.signal), wait('d')]
   await sleep(20)
-  t.same(registry.waitingNames(), ['b', 'c', 'd'])
+  t.same([...registry.waiting()], [['b', 1], ['c', 1], ['d', 1]])
   gone.abort()
   await t.rejects(c, { code: 'ABORTED' })
   a.release()
