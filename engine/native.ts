@@ -204,6 +204,8 @@ export interface NativeTrainer {
   parameter(name: string): Promise<Float32Array>
   gradient(name: string): Promise<Float32Array>
   setParameter(name: string, values: Float32Array): Promise<void>
+  /** For goldens: accumulate(), and "hidden.i", "d_hidden.i" [T, H]: the stream entering layer i (nLayers = after the last), its gradient. */
+  trace(batch: NativeMicroBatch, gradientScale: number): Promise<Readonly<Record<string, Float32Array>>>
   /** Ends its work after the quantum that runs, and frees its memory. Work not begun rejects with ABORTED. */
   close(): Promise<void>
 }

@@ -4,6 +4,7 @@
 #include "bindings/files_binding.h"
 #include "bindings/merge_binding.h"
 #include "bindings/model_binding.h"
+#include "bindings/trainer_binding.h"
 #include "core/backend.h"
 
 namespace lorikeet {
@@ -27,6 +28,7 @@ Napi::Value system_info(const Napi::CallbackInfo& info) {
 
 Napi::Object init(Napi::Env env, Napi::Object exports) {
   ModelBinding::define(env);
+  TrainerBinding::define(env);
   exports.Set("systemInfo", Napi::Function::New(env, system_info));
   exports.Set("loadModel", Napi::Function::New(env, ModelBinding::load));
   define_files(env, exports);

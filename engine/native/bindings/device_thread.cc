@@ -1,8 +1,10 @@
 #include "device_thread.h"
 
+#include <cmath>
 #include <future>
 #include <new>
 #include <optional>
+#include <utility>
 
 namespace lorikeet {
 
@@ -19,6 +21,31 @@ struct DeviceThread::Item {
   std::optional<Napi::Promise::Deferred> deferred;  // none: another thread waits, not JavaScript
   std::string error_code, error_message;
 };
+
+namespace {
+
+constexpr auto kStepGap = std::chrono::milliseconds(5);       // from the end of a step until the next one is surely queued
+constexpr auto kServingGap = std::chrono::milliseconds(250);  // after so long without a step nobody is being served
+constexpr double kWindowSeconds = 1;                          // over which shares are measured, fading
+
+double seconds(std::chrono::steady_clock::duration d) { return std::chrono::duration<double>(d).count(); }
+
+}  // namespace
+
+/// Background work on its way.
+struct DeviceThread::Background {
+  const double share;
+  const std::atomic<bool>& aborted;
+  std::packaged_task<void()> task;
+  Clock::time_point piece_begin = Clock::now();
+};
+
+void DeviceThread::DeviceTime::add(Clock::time_point now, double more_background, double more_serving) {
+  const double fade = std::exp(-seconds(now - accounted) / kWindowSeconds);
+  accounted = now;
+  background = background * fade + more_background;
+  serving = serving * fade + more_serving;
+}
 
 DeviceThread::DeviceThread(Napi::Env env) : env_(env) {
   to_node_ = Napi::ThreadSafeFunction::New(env, Napi::Function(), "lorikeet device", 0, 1);
@@ -67,33 +94,95 @@ void DeviceThread::notify(std::function<void(Napi::Env)> call) {
 
 void DeviceThread::loop() {
   for (;;) {
+    Background* background = nullptr;
+    Item* item = nullptr;
+    {
+      std::unique_lock lock(mutex_);
+      wake_.wait(lock, [this] { return closing_ || background_ || !queue_.empty(); });
+      // Background work begins with a pause, which runs what waits in the queue.
+      background = std::exchange(background_, nullptr);
+      if (!background && queue_.empty()) return;
+      if (!background) item = take_item();
+    }
+    if (background) background->task();
+    else run_item(item);
+  }
+}
+
+DeviceThread::Item* DeviceThread::take_item() {
+  if (queue_.empty()) return nullptr;
+  Item* item = queue_.front();
+  queue_.pop_front();
+  return item;
+}
+
+void DeviceThread::run_item(Item* item) {
+  try {
+    item->settle = item->work();
+  } catch (const Error& e) {
+    item->error_code = e.code();
+    item->error_message = e.what();
+  } catch (const std::bad_alloc&) {
+    item->error_code = "OUT_OF_MEMORY";
+    item->error_message = "out of memory";
+  } catch (const std::exception& e) {
+    item->error_code = "INTERNAL";
+    item->error_message = e.what();
+  }
+  last_item_end_ = Clock::now();
+  if (!item->deferred) {
+    delete item;
+    return;
+  }
+  item->work = nullptr;  // releases what the work held, on the thread that used it
+  to_node_.NonBlockingCall([this, item](Napi::Env, Napi::Function) { settle(item); });
+}
+
+void DeviceThread::run_background(const std::function<void(const std::function<void()>&)>& work, double share, const std::atomic<bool>& aborted) {
+  Background background{share, aborted};
+  const std::function<void()> pause = [&] { this->pause(background); };
+  background.task = std::packaged_task<void()>([&] {
+    pause();
+    work(pause);
+  });
+  std::future<void> done = background.task.get_future();
+  {
+    const std::lock_guard lock(mutex_);
+    if (closing_) throw Error("ABORTED", "the model is closed");
+    background_ = &background;
+  }
+  wake_.notify_all();
+  done.get();
+}
+
+void DeviceThread::pause(Background& background) {
+  const auto piece_end = Clock::now();
+  if (background.piece_begin - last_item_end_ < kServingGap) device_time_.add(piece_end, seconds(piece_end - background.piece_begin), 0);
+  for (;;) {
     Item* item;
     {
       std::unique_lock lock(mutex_);
-      wake_.wait(lock, [this] { return closing_ || !queue_.empty(); });
-      if (queue_.empty()) return;
-      item = queue_.front();
-      queue_.pop_front();
+      if (closing_ || background.aborted) throw Error("ABORTED", "the training was ended");
+      item = take_item();
+      if (!item && !wait_for_next_step(lock, background)) break;
+      if (!item) continue;
     }
-    try {
-      item->settle = item->work();
-    } catch (const Error& e) {
-      item->error_code = e.code();
-      item->error_message = e.what();
-    } catch (const std::bad_alloc&) {
-      item->error_code = "OUT_OF_MEMORY";
-      item->error_message = "out of memory";
-    } catch (const std::exception& e) {
-      item->error_code = "INTERNAL";
-      item->error_message = e.what();
-    }
-    if (!item->deferred) {
-      delete item;
-      continue;
-    }
-    item->work = nullptr;  // releases what the work held, on the thread that used it
-    to_node_.NonBlockingCall([this, item](Napi::Env, Napi::Function) { settle(item); });
+    const auto begin = Clock::now();
+    run_item(item);
+    device_time_.add(last_item_end_, 0, seconds(last_item_end_ - begin));
+    if (device_time_.may_train(background.share)) break;
   }
+  background.piece_begin = Clock::now();
+}
+
+/// Between two steps of running requests the queue is empty for a moment. Training that has had its share does not slip in there.
+/// @returns whether to look again.
+bool DeviceThread::wait_for_next_step(std::unique_lock<std::mutex>& lock, const Background& background) {
+  if (device_time_.may_train(background.share)) return false;
+  const auto until = last_item_end_ + kStepGap;
+  if (Clock::now() >= until) return false;
+  wake_.wait_until(lock, until, [&] { return closing_ || background.aborted || !queue_.empty(); });
+  return true;
 }
 
 void DeviceThread::settle(Item* item) {

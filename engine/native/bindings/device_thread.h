@@ -1,7 +1,10 @@
-// A thread with a queue: one owns the device, another reads adapter files. Work runs in order and settles a promise on Node's thread.
+// A thread with a queue: one owns the device, others read files or drive training. Work runs in order and settles a promise on Node's
+// thread. Background work (training) shares the device's thread with the queue, piece by piece.
 #pragma once
 #include <napi.h>
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -46,20 +49,42 @@ class DeviceThread : public std::enable_shared_from_this<DeviceThread> {
   Napi::Promise run(Napi::Env env, Work work);
   /// Runs a piece here after what is queued, and waits for it; called from work on another such thread. Rethrows what it throws.
   void run_and_wait(std::function<void()> piece);
+  /// Runs background work here and waits for it; called from another such thread. It calls `pause` between its pieces: each pause runs at
+  /// least one piece of queued work that waits, and more until the background's share of the time is below `share`. A pause throws Error
+  /// ABORTED once `aborted` is set or the thread closes.
+  void run_background(const std::function<void(const std::function<void()>& pause)>& work, double share, const std::atomic<bool>& aborted);
+  /// Lets a pause that waits see that its work was aborted.
+  void wake() { wake_.notify_all(); }
   /// Calls back into JavaScript from work that is running; does not wait.
   void notify(std::function<void(Napi::Env)> call);
   /// Finishes what is queued and ends the thread. Promises of work never begun are rejected.
   void close();
 
  private:
+  using Clock = std::chrono::steady_clock;
   struct Item;
+  struct Background;
+  /// How the device's time was spent of late while requests ran: seconds, fading.
+  struct DeviceTime {
+    double background = 0, serving = 0;
+    Clock::time_point accounted = Clock::now();
+    void add(Clock::time_point now, double more_background, double more_serving);
+    bool may_train(double share) const { return share >= 1 || background <= share * (background + serving); }
+  };
   void loop();
+  void run_item(Item* item);
+  Item* take_item();  // null: none waits
   void settle(Item* item);
+  void pause(Background& background);
+  bool wait_for_next_step(std::unique_lock<std::mutex>& lock, const Background& background);
 
   Napi::ThreadSafeFunction to_node_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Item*> queue_;
+  Background* background_ = nullptr;  // waits to begin
+  Clock::time_point last_item_end_{};  // of queued work; the device's thread only, as is device_time_
+  DeviceTime device_time_;
   bool closing_ = false, closed_ = false;
   int in_flight_ = 0;  // promises not settled; Node's thread only
   Napi::Env env_;

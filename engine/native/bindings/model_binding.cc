@@ -100,6 +100,7 @@ void ModelBinding::define(Napi::Env env) {
                                               InstanceMethod<&ModelBinding::validate_adapter>("validateAdapter"),
                                               InstanceMethod<&ModelBinding::logits>("logits"),
                                               InstanceMethod<&ModelBinding::hidden>("hidden"),
+                                              InstanceMethod<&ModelBinding::create_trainer>("createTrainer"),
                                               InstanceMethod<&ModelBinding::memory>("memory"),
                                               InstanceMethod<&ModelBinding::close>("close")}));
   model_class.SuppressDestruct();
@@ -107,8 +108,9 @@ void ModelBinding::define(Napi::Env env) {
 
 ModelBinding::~ModelBinding() { close_threads(); }
 
-/// The reader first: what it holds may wait for the device.
+/// The device last: what the others hold may wait for it.
 void ModelBinding::close_threads() {
+  if (trainer_ && !trainer_->ended) trainer_->close();
   if (reader_) reader_->close();
   if (thread_) thread_->close();
 }
@@ -252,6 +254,11 @@ Napi::Value ModelBinding::hidden(const Napi::CallbackInfo& info) {
     auto out = std::make_shared<std::vector<float>>(model->hidden(ids, layer, adapter));
     return [out](Napi::Env env) -> Napi::Value { return to_typed<Napi::Float32Array>(env, *out); };
   });
+}
+
+Napi::Value ModelBinding::create_trainer(const Napi::CallbackInfo& info) {
+  if (!model_) throw js_error(info.Env(), "ENGINE_UNAVAILABLE", "the model is closed");
+  return TrainerBinding::create(info, model_, thread_, trainer_);
 }
 
 Napi::Value ModelBinding::memory(const Napi::CallbackInfo& info) {

@@ -6,6 +6,7 @@
 
 #include "../core/model.h"
 #include "device_thread.h"
+#include "trainer_binding.h"
 
 namespace lorikeet {
 
@@ -26,6 +27,7 @@ class ModelBinding : public Napi::ObjectWrap<ModelBinding> {
   Napi::Value validate_adapter(const Napi::CallbackInfo& info);
   Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value hidden(const Napi::CallbackInfo& info);
+  Napi::Value create_trainer(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
 
@@ -35,6 +37,7 @@ class ModelBinding : public Napi::ObjectWrap<ModelBinding> {
   std::shared_ptr<DeviceThread> thread_;
   std::shared_ptr<DeviceThread> reader_;  // adapter files are read and checked here, so that steps go on meanwhile
   std::shared_ptr<Model> model_;
+  std::shared_ptr<TrainerSession> trainer_;  // the last one made
 };
 
 }  // namespace lorikeet

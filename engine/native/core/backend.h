@@ -203,6 +203,8 @@ class Backend {
 
   /// Bytes allocated now.
   virtual size_t allocated_bytes() const = 0;
+  /// Bytes that may still be allocated, as far as the device can tell.
+  virtual uint64_t available_bytes() const { return UINT64_MAX; }
 };
 
 struct CpuOptions {

@@ -135,7 +135,10 @@ DurableFile::~DurableFile() {
   ::unlink(temporary_.c_str());
 }
 
-void DurableFile::fail(const char* action) const { throw Error("FILE_INVALID", path_ + ": " + action + ": " + reason()); }
+void DurableFile::fail(const char* action) const {
+  const bool full = errno == ENOSPC || errno == EDQUOT;
+  throw Error(full ? "DISK_FULL" : "FILE_INVALID", path_ + ": " + action + ": " + reason());
+}
 
 void DurableFile::write(const void* data, uint64_t n) {
   const auto* p = static_cast<const uint8_t*>(data);

@@ -2,7 +2,12 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
+#include <fstream>
+#include <optional>
+#include <string>
 
 namespace lorikeet {
 namespace {
@@ -26,5 +31,29 @@ Buffer allocate(size_t bytes) {
 }
 
 size_t allocated_bytes() { return total; }
+
+namespace {
+
+/// The number behind a name in a file of lines "name number ..."; an empty name: the file's first number.
+std::optional<uint64_t> number_in(const char* path, const std::string& name) {
+  std::ifstream file(path);
+  uint64_t value = 0;
+  if (name.empty()) return file >> value ? std::optional(value) : std::nullopt;
+  for (std::string key, line; file >> key && std::getline(file, line);)
+    if (key == name) return std::stoull(line);
+  return std::nullopt;
+}
+
+}  // namespace
+
+uint64_t available_bytes() {
+  const std::string group = "/sys/fs/cgroup/memory.";
+  uint64_t available = UINT64_MAX;
+  if (const auto kib = number_in("/proc/meminfo", "MemAvailable:")) available = *kib * 1024;
+  const auto limit = number_in((group + "max").c_str(), ""), used = number_in((group + "current").c_str(), "");  // "max": no limit
+  if (!limit || !used) return available;
+  const uint64_t held = *used - std::min(*used, number_in((group + "stat").c_str(), "inactive_file").value_or(0));
+  return std::min(available, *limit - std::min(*limit, held));
+}
 
 }  // namespace lorikeet

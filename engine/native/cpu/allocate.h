@@ -7,5 +7,7 @@ namespace lorikeet {
 /// @throws Error OUT_OF_MEMORY with the size asked for.
 Buffer allocate(size_t bytes);
 size_t allocated_bytes();
+/// What the machine, or the control group of this process, has left; file cache counts as free.
+uint64_t available_bytes();
 
 }  // namespace lorikeet

@@ -26,6 +26,7 @@ class CpuBackend final : public Backend {
   void upload(void* device, const void* host, size_t bytes) override { std::memcpy(device, host, bytes); }
   void download(void* host, const void* device, size_t bytes) override { std::memcpy(host, device, bytes); }
   size_t allocated_bytes() const override { return lorikeet::allocated_bytes(); }
+  uint64_t available_bytes() const override { return lorikeet::available_bytes(); }
 
   std::unique_ptr<Linear> make_linear(std::span<const HostMatrix> parts) override { return make_linear_cpu(parts, act_ == DType::kF32); }
   std::unique_ptr<Embedding> make_embedding(const HostMatrix& matrix) override { return make_embedding_cpu(matrix); }
