@@ -16,7 +16,7 @@ export interface HistoryEntry {
 export interface NameRecord {
   readonly format: 1
   readonly name: string
-  /** False after unload_lora_adapter: kept on disk, unknown to requests. */
+  /** False after unload_lora_adapter: kept on disk, unknown to requests until a version becomes current again. */
   readonly served: boolean
   readonly stack: readonly string[]
   readonly versions: readonly string[]    // oldest first

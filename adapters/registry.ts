@@ -4,6 +4,7 @@ import type { AdapterHandle, AdapterInfo, Engine } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 import { HostTier, type HostTierStats } from './host-tier.js'
 import { checkAdapterName, checkVersionPrefix, parseModel } from './names.js'
+import { PinnedNames } from './pinned-names.js'
 import { folderUnderRoots } from './roots.js'
 import { AdapterSlots, type AcquireOptions, type MissPolicy, type SlotsStats } from './slots.js'
 import { AdapterStore, type StoredVersion } from './store.js'
@@ -78,7 +79,7 @@ export class AdapterRegistry {
   readonly #host: HostTier
   readonly #slots: AdapterSlots
   readonly #validated = new Set<string>()             // versions checked against this base
-  readonly #permanent = new Map<string, { version: string; release(): void }>()
+  readonly #pinned: PinnedNames
   #loadSamples: LoadSample[] = []
   readonly #createdS = Math.floor(Date.now() / 1000)
 
@@ -92,6 +93,7 @@ export class AdapterRegistry {
       prepare: (version) => this.#prepare(version),
       onLoad: (seconds, from) => { if (this.#loadSamples.length < MAX_LOAD_SAMPLES) this.#loadSamples.push({ seconds, from }) },
     })
+    this.#pinned = new PinnedNames(this.#slots, store, engine.info.maxLoras)
   }
 
   /** The base and every served adapter, for /v1/models. */
@@ -163,7 +165,7 @@ export class AdapterRegistry {
       const version = await this.store.publish(name, staging,
         { base: this.#options.engine.info.hash, source, rank, nTensors, warnings, promote })
       this.#validated.add(version.version)
-      if (promote) await this.#currentChanged(name)
+      if (promote) await this.#pinned.follow(name)
       return version
     } catch (error) {
       throw asDiskFull(error)
@@ -188,26 +190,29 @@ export class AdapterRegistry {
 
   async promote(name: string, version: string): Promise<StoredVersion> {
     const promoted = await this.store.promote(checkAdapterName(name), checkVersionPrefix(version))
-    await this.#currentChanged(name)
+    await this.#pinned.follow(name)
     return promoted
   }
 
   async rollback(name: string): Promise<StoredVersion> {
     const version = await this.store.rollback(checkAdapterName(name))
-    await this.#currentChanged(name)
+    await this.#pinned.follow(name)
     return version
   }
 
-  /** vLLM's unload: unknown to requests from now on, kept on disk. Requests that run keep their version. */
+  /**
+   * vLLM's unload: unknown to requests from now on, after a restart too, until a version is published, promoted or rolled back to.
+   * Requests that run keep their version; its files stay.
+   */
   async unserve(name: string): Promise<void> {
     await this.store.setServed(checkAdapterName(name), false)
-    this.#unpin(name)
+    this.#pinned.release(name)
     for (const { version } of this.store.versions(name)) this.#discard(version)
   }
 
   async remove(name: string): Promise<void> {
     const versions = await this.store.remove(checkAdapterName(name))
-    this.#unpin(name)
+    this.#pinned.release(name)
     for (const { version } of versions) this.#discard(version)
   }
 
@@ -221,7 +226,7 @@ export class AdapterRegistry {
     if (record === undefined) throw new EngineError('ADAPTER_NOT_FOUND', `There is no adapter '${name}'`)
     const current = record.stack.at(-1) ?? null
     const versions = this.store.versions(name).map((version) => this.#versionStatus(version, current))
-    return { name, served: record.served, pinned: this.#permanent.has(name), current, versions }
+    return { name, served: record.served, pinned: this.#pinned.isHeld(name), current, versions }
   }
 
   statuses(): AdapterStatus[] {
@@ -236,28 +241,7 @@ export class AdapterRegistry {
 
   /** Keeps the current version of a name resident, whichever it becomes. @throws EngineError INVALID_REQUEST when no slot would be left */
   async pin(name: string): Promise<void> {
-    if (!this.#permanent.has(name) && this.#permanent.size + 1 >= this.#options.engine.info.maxLoras) {
-      throw new EngineError('INVALID_REQUEST',
-        `${this.#permanent.size + 1} pinned adapters leave none of ${this.#options.engine.info.maxLoras} slots to others`)
-    }
-    const version = this.store.find(checkAdapterName(name))
-    const lease = await this.#slots.acquire(version, { isPermanent: true })
-    this.#permanent.get(name)?.release()
-    this.#permanent.set(name, { version: version.version, release: () => lease.release() })
-  }
-
-  #unpin(name: string): void {
-    this.#permanent.get(name)?.release()
-    this.#permanent.delete(name)
-  }
-
-  /** A pinned name pins its new version and lets the old one go. */
-  async #currentChanged(name: string): Promise<void> {
-    const held = this.#permanent.get(name)
-    if (held === undefined || held.version === this.store.current(name)) return
-    held.release()
-    this.#permanent.delete(name)
-    await this.pin(name)
+    await this.#pinned.add(checkAdapterName(name))
   }
 
   /** Before a slot is taken: the bytes are those that were published, and they fit this base. */

@@ -144,7 +144,7 @@ export class AdapterStore {
       const version = stack.at(-1)
       if (version === undefined) throw new EngineError('INVALID_REQUEST', `Adapter '${name}' has no earlier version to go back to`,
         { param: 'name' })
-      await this.#write(name, { ...record, stack, history: logged(record, 'rollback', version) })
+      await this.#write(name, { ...record, served: true, stack, history: logged(record, 'rollback', version) })
       return this.find(name)
     })
   }

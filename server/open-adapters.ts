@@ -28,7 +28,10 @@ export async function openAdapters(config: ServerConfig, engine: Engine, say: Sa
     const { version } = await registry.publishFolder(checkAdapterName(name, '--adapter'), path, true)
     say(`adapters: ${name} is version ${version.slice(0, 12)}, from ${path}`)
   }
-  for (const name of config.adapterPin) await registry.pin(name)
+  for (const name of config.adapterPin) {
+    await registry.pin(name)
+    if (!registry.status(name).served) say(`adapters: ${name} is unloaded; it will be pinned once it is loaded again`)
+  }
   const pinned = new Set(config.adapterPin)
   const nSlotsLeft = Math.max(0, engine.info.maxLoras - pinned.size)
   const warm = config.adapter.map(({ name }) => name).filter((name) => !pinned.has(name)).slice(0, nSlotsLeft)

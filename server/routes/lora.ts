@@ -23,13 +23,19 @@ const UnloadRequest = Type.Object({
   lora_int_id: Type.Optional(Type.Union([Type.Integer(), Type.Null()])),
 })
 
+const LOADING = `Copies the folder into the store and serves it; unlike vLLM's, it is still served after a restart. Needs no environment
+variable, only a folder under --adapter-root; anything else is uploaded to POST /admin/adapters.`
+const UNLOADING = `From the answer on the name is unknown: 404 for it and all its versions, not in /v1/models, out of device and host memory once
+the requests that run on it have ended. It stays so after a restart, unless --adapter names it. Its files stay too: load_lora_adapter or an
+upload under the name, promote and roll-back serve it again; DELETE /admin/adapters/{name} deletes it.`
+
 const success = { 200: { description: 'Success', content: { 'text/plain': { schema: Type.String() } } }, ...errorResponses }
 
 export function registerLora(app: FastifyInstance, context: ServerContext): void {
   app.post<{ Body: Static<typeof LoadRequest> }>('/v1/load_lora_adapter', {
     config: { scope: 'adapters:write' },
-    schema: { operationId: 'loadLoraAdapter', summary: 'Load an adapter from a folder (vLLM)', tags: ['adapters'], body: LoadRequest,
-      response: success },
+    schema: { operationId: 'loadLoraAdapter', summary: 'Load an adapter from a folder (vLLM)', description: LOADING,
+      tags: ['adapters'], body: LoadRequest, response: success },
   }, async (request, reply) => {
     const { lora_name, lora_path, load_inplace = false } = request.body
     const name = checkAdapterName(lora_name, 'lora_name')
@@ -47,8 +53,8 @@ export function registerLora(app: FastifyInstance, context: ServerContext): void
 
   app.post<{ Body: Static<typeof UnloadRequest> }>('/v1/unload_lora_adapter', {
     config: { scope: 'adapters:write' },
-    schema: { operationId: 'unloadLoraAdapter', summary: 'Stop serving an adapter (vLLM)', tags: ['adapters'], body: UnloadRequest,
-      response: success },
+    schema: { operationId: 'unloadLoraAdapter', summary: 'Stop serving an adapter (vLLM)', description: UNLOADING,
+      tags: ['adapters'], body: UnloadRequest, response: success },
   }, async (request, reply) => {
     const name = checkAdapterName(request.body.lora_name, 'lora_name')
     allowModel(request.apiKey, name)

@@ -14,12 +14,14 @@ import { FakeEngine } from './fake-engine.js'
 import { chat, listen, MODEL, post, startApp, until, type HarnessOptions } from './harness.js'
 
 interface AdapterHarnessOptions extends HarnessOptions {
+  /** A folder that an earlier server used. */
+  readonly root?: string
   readonly key?: Omit<NewKey, 'name'>
 }
 
 /** A server over a real store in an empty folder; its engine answers with the version that it was told to apply. */
 async function startAdapters(t: Test, options: AdapterHarnessOptions = {}) {
-  const root = mkdtempSync(join(tmpdir(), 'lorikeet-routes-'))
+  const root = options.root ?? mkdtempSync(join(tmpdir(), 'lorikeet-routes-'))
   t.teardown(() => rmSync(root, { recursive: true, force: true }))
   const flags = ['--served-model-name', MODEL, '--data-dir', join(root, 'data'), '--adapter-root', root, ...(options.flags ?? [])]
   const engine = options.engine ?? new FakeEngine({ reply: ({ adapter }) => [adapter?.version ?? 'base'] })
@@ -133,6 +135,28 @@ t.test('load and unload speak as vLLM does', async (t) => {
   t.match(await call('POST', '/v1/unload_lora_adapter', { lora_name: 'sql' }), { status: 404 })
   t.equal(await answerOf(app, 'sql'), 'model_not_found')
   t.equal((await load({ lora_name: 'sql', lora_path })).status, 200)
+})
+
+t.test('an unloaded adapter stays unloaded over a restart, with its files, until one of its versions is made current again', async (t) => {
+  const first = await startAdapters(t)
+  const one = (await first.call('POST', '/admin/adapters', form('sql', 'one'))).json.version
+  const two = (await first.call('POST', '/admin/adapters', form('sql', 'two'))).json.version
+  await first.call('POST', '/v1/unload_lora_adapter', { lora_name: 'sql' })
+  const { app, call } = await startAdapters(t, { root: first.root, flags: ['--adapter-pin', 'sql'] })
+  for (const model of ['sql', `sql@${one.slice(0, 8)}`, `${MODEL}:sql`]) t.equal(await answerOf(app, model), 'model_not_found')
+  t.same((await call('GET', '/v1/models')).json.data.map(({ id }: { id: string }) => id), [MODEL])
+  t.match((await call('GET', '/admin/adapters')).json,
+    { slots: { used: 0, pinned: 0 }, data: [{ name: 'sql', served: false, pinned: false, versions: [{ tier: 'disk' }, { tier: 'disk' }] }] })
+  t.match((await call('POST', '/admin/adapters', form('sql', 'three', { promote: 'false' }))).json, { current: false })
+  t.equal(await answerOf(app, 'sql'), 'model_not_found', 'a version that is not promoted serves nothing')
+  t.match((await call('POST', '/admin/adapters/sql/promote', { version: two })).json, { served: true, pinned: true, current: two })
+  t.equal(await answerOf(app, 'sql'), two)
+  await call('POST', '/v1/unload_lora_adapter', { lora_name: 'sql' })
+  t.match((await call('GET', '/admin/adapters')).json, { slots: { used: 0, pinned: 0 } })
+  t.match((await call('POST', '/admin/adapters/sql/rollback')).json, { served: true, pinned: true, current: one })
+  t.equal(await answerOf(app, 'sql'), one)
+  const again = await startAdapters(t, { root: first.root, flags: ['--adapter', `sql=${await peftFolder(first.root, 'four')}`] })
+  t.equal((await again.call('GET', '/v1/models')).json.data.length, 2, 'the command line loads it again, as --lora-modules does')
 })
 
 t.test('a bad upload is named, publishes nothing and leaves nothing behind', async (t) => {
