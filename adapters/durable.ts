@@ -1,14 +1,11 @@
 // Files that survive a crash: written, flushed, then renamed into place, and the folder that names them flushed too.
 
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
 import { open, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { type FileDigest, digestFile } from '../engine/durable.js'
 
-export interface FileDigest {
-  readonly bytes: number
-  readonly sha256: string
-}
+export { type FileDigest, digestFile }
 
 export class FileTooLarge extends Error {}
 
@@ -53,15 +50,4 @@ export async function flushFolder(path: string): Promise<void> {
 export async function renameDurable(temporary: string, path: string): Promise<void> {
   await rename(temporary, path)
   await flushFolder(dirname(path))
-}
-
-/** Reading it also brings the file into the page cache. */
-export async function digestFile(path: string): Promise<FileDigest> {
-  const hash = createHash('sha256')
-  let bytes = 0
-  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
-    bytes += chunk.length
-    hash.update(chunk)
-  }
-  return { bytes, sha256: hash.digest('hex') }
 }

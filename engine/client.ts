@@ -8,7 +8,8 @@ import type {
 import { EngineProcess, PROCESS_TIMINGS, type ProcessTimings } from './engine-process.js'
 import { EngineError } from './errors.js'
 import { EventQueue } from './event-queue.js'
-import { type FromEngine, type RemoteMethod, STREAM_CREDITS, fromPlain } from './protocol.js'
+import { type FromEngine, type RemoteMethod, STREAM_CREDITS, type StreamEvent, type ToEngine, fromPlain } from './protocol.js'
+import type { TrainEvent, TrainRequest, TrainingEngine } from './train/types.js'
 
 export interface StartOptions {
   /** Entry of the child process: for tests. */
@@ -31,8 +32,9 @@ export async function startEngine(
 }
 
 interface RemoteStream {
-  readonly request: GenerateRequest
-  readonly events: EventQueue
+  /** Of a request whose crashes are counted; training runs have none. */
+  readonly requestId?: string
+  readonly events: EventQueue<StreamEvent>
   /** Events read and not yet granted anew. */
   nRead: number
 }
@@ -42,7 +44,7 @@ interface Call {
   reject(error: EngineError): void
 }
 
-export class RemoteEngine implements Engine {
+export class RemoteEngine implements Engine, TrainingEngine {
   readonly #process: EngineProcess
   readonly #streams = new Map<number, RemoteStream>()
   readonly #calls = new Map<number, Call>()
@@ -97,13 +99,13 @@ export class RemoteEngine implements Engine {
       stream.events.fail(new EngineError('ABORTED', 'the request was aborted'))
     }
     const stream: RemoteStream = {
-      request,
+      requestId: request.id,
       nRead: 0,
-      events: new EventQueue({
+      events: new EventQueue<StreamEvent>({
         onStart: () => {
           if (signal?.aborted === true) return onAbort()
           signal?.addEventListener('abort', onAbort, { once: true })
-          this.#open(id, stream)
+          this.#open(id, stream, { type: 'generate', stream: id, request })
         },
         onFull: () => {},
         onDrained: () => {},
@@ -112,7 +114,29 @@ export class RemoteEngine implements Engine {
         onEnd: () => signal?.removeEventListener('abort', onAbort),
       }),
     }
-    return stream.events
+    return stream.events as AsyncIterable<GenerateEvent>
+  }
+
+  /** The engine's death ends the run with ENGINE_RESTARTED; the same request goes on from its last checkpoint. */
+  train(request: TrainRequest, signal?: AbortSignal): AsyncIterable<TrainEvent> {
+    const id = this.#nextId++
+    const onAbort = () => this.#process.send({ type: 'abort', stream: id })
+    const stream: RemoteStream = {
+      nRead: 0,
+      events: new EventQueue<StreamEvent>({
+        onStart: () => {
+          this.#open(id, stream, { type: 'train', stream: id, request })
+          if (signal?.aborted === true) onAbort()
+          else signal?.addEventListener('abort', onAbort, { once: true })
+        },
+        onFull: () => {},
+        onDrained: () => {},
+        onDelivered: () => this.#delivered(id, stream),
+        onLeave: () => { if (this.#streams.delete(id)) this.#process.send({ type: 'leave', stream: id }) },
+        onEnd: () => signal?.removeEventListener('abort', onAbort),
+      }),
+    }
+    return stream.events as AsyncIterable<TrainEvent>
   }
 
   tokenize(prompt: Prompt): Promise<number[]> {
@@ -156,12 +180,12 @@ export class RemoteEngine implements Engine {
     this.#failAll(new EngineError('ENGINE_UNAVAILABLE', 'the engine is closed'))
   }
 
-  #open(id: number, stream: RemoteStream): void {
-    const refusal = this.#refusal(stream.request)
+  #open(id: number, stream: RemoteStream, message: Extract<ToEngine, { readonly stream: number }>): void {
+    const refusal = this.#refusal(stream.requestId)
     if (refusal !== undefined) return stream.events.fail(refusal)
     this.#streams.set(id, stream)
     try {
-      this.#process.send({ type: 'generate', stream: id, request: stream.request })
+      this.#process.send(message)
     } catch (cause) {
       this.#streams.delete(id)
       const message = `the request cannot be sent to the engine: ${(cause as Error).message}`
@@ -169,10 +193,10 @@ export class RemoteEngine implements Engine {
     }
   }
 
-  #refusal({ id }: GenerateRequest): EngineError | undefined {
+  #refusal(requestId: string | undefined): EngineError | undefined {
     if (this.#draining) return new EngineError('ENGINE_UNAVAILABLE', 'the engine is draining')
     if (this.state !== 'ready') return this.#unavailable()
-    if ((this.#crashesOf.get(id) ?? 0) < MAX_CRASHES_OF_A_REQUEST) return undefined
+    if (requestId === undefined || (this.#crashesOf.get(requestId) ?? 0) < MAX_CRASHES_OF_A_REQUEST) return undefined
     return new EngineError('QUARANTINED', 'the engine ended twice while this request ran: it is not tried again')
   }
 
@@ -235,7 +259,9 @@ export class RemoteEngine implements Engine {
   }
 
   #down(reason: string): void {
-    for (const { request } of this.#streams.values()) this.#crashesOf.set(request.id, (this.#crashesOf.get(request.id) ?? 0) + 1)
+    for (const { requestId } of this.#streams.values()) {
+      if (requestId !== undefined) this.#crashesOf.set(requestId, (this.#crashesOf.get(requestId) ?? 0) + 1)
+    }
     for (const id of this.#crashesOf.keys()) {
       if (this.#crashesOf.size <= MAX_REMEMBERED_CRASHES) break
       this.#crashesOf.delete(id)

@@ -8,6 +8,7 @@ import { EngineError } from './errors.js'
 import { GEMMA_SAMPLING, GEMMA_STOP_IDS, type ModelSource, resolveModel } from './model-source.js'
 import { type NativeModel, native, toEngineError } from './native.js'
 import { PromptEncoder } from './prompt-encoder.js'
+import { SampleEncoder } from './train/sample-encoder.js'
 import { GEMMA_VOCAB_SIZE } from './token-table.js'
 import type { Tokenizer } from './tokenizer.js'
 import { warmUp } from './warm-up.js'
@@ -21,10 +22,13 @@ export async function createLocalEngine(options: EngineOptions, onProgress: (pro
   const [model, tokenizer] = await settleBoth(loadModel(options, source, onProgress), source.loadTokenizer())
   const info = describe(options, source, model, tokenizer)
   const fullStepMs = await measureStep(model, options.maxBatchTokens, onProgress)
-  const encoder = tokenizer && new PromptEncoder(tokenizer, chooseTemplate(tokenizer.chatTemplate, tokenizer.controlSpellings))
+  const template = tokenizer && chooseTemplate(tokenizer.chatTemplate, tokenizer.controlSpellings)
+  const encoder = tokenizer && template && new PromptEncoder(tokenizer, template)
+  const training = tokenizer && template
+    ? { encoder: new SampleEncoder(tokenizer, template), tokenizerFiles: source.tokenizerFiles } : undefined
   const { maxNumSeqs, maxBatchTokens, maxQueue, prefixCache } = options
   const table = tokenizer?.table ?? null
-  return new LocalEngine({ model, info, encoder, table, maxNumSeqs, maxBatchTokens, maxQueue, prefixCache, fullStepMs })
+  return new LocalEngine({ model, info, encoder, table, training, maxNumSeqs, maxBatchTokens, maxQueue, prefixCache, fullStepMs })
 }
 
 async function loadModel(options: EngineOptions, source: ModelSource, onProgress: (progress: Progress) => void): Promise<NativeModel> {

@@ -1,8 +1,15 @@
 // Files that survive a crash: flushed, then named; and the folder that names them flushed too.
 
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
 import { open, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { EngineError } from './errors.js'
+
+export interface FileDigest {
+  readonly bytes: number
+  readonly sha256: string
+}
 
 /** Writes a whole file and flushes it. The folder that names it is the caller's to flush. @throws EngineError DISK_FULL */
 export async function writeFlushed(path: string, content: string | Uint8Array): Promise<void> {
@@ -33,6 +40,17 @@ export async function flushPath(path: string): Promise<void> {
 export async function renameFlushed(temporary: string, path: string): Promise<void> {
   await rename(temporary, path)
   await flushPath(dirname(path))
+}
+
+/** Reading it also brings the file into the page cache. */
+export async function digestFile(path: string): Promise<FileDigest> {
+  const hash = createHash('sha256')
+  let bytes = 0
+  for await (const chunk of createReadStream(path, { highWaterMark: 1 << 20 }) as AsyncIterable<Buffer>) {
+    bytes += chunk.length
+    hash.update(chunk)
+  }
+  return { bytes, sha256: hash.digest('hex') }
 }
 
 /** A full disk or quota under its own code; anything else as it was. */

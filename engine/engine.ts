@@ -17,6 +17,9 @@ import { Scheduler } from './scheduler.js'
 import type { Sequence } from './sequence.js'
 import type { RowResult } from './step-plan.js'
 import type { TokenTable } from './token-table.js'
+import type { TrainBase } from './train/trainer.js'
+import { TrainingSlot } from './train/training-slot.js'
+import type { TrainEvent, TrainRequest, TrainingEngine } from './train/types.js'
 import { validatePrompt, validateRequest } from './validate.js'
 
 export interface EngineParts {
@@ -24,6 +27,8 @@ export interface EngineParts {
   readonly info: ModelInfo
   readonly encoder: PromptEncoder | null
   readonly table: TokenTable | null
+  /** Absent: this engine does not train. */
+  readonly training?: Pick<TrainBase, 'encoder' | 'tokenizerFiles'>
   readonly maxNumSeqs: number
   readonly maxBatchTokens: number
   readonly maxQueue: number
@@ -32,7 +37,7 @@ export interface EngineParts {
   readonly fullStepMs: number
 }
 
-export class LocalEngine implements Engine {
+export class LocalEngine implements Engine, TrainingEngine {
   readonly info: ModelInfo
   /** The model itself: for goldens and scripts. */
   readonly model: NativeModel
@@ -47,6 +52,7 @@ export class LocalEngine implements Engine {
   readonly #requests = new Map<string, ActiveRequest>()
   readonly #owners = new Map<Sequence, { active: ActiveRequest; choice: Choice }>()
   readonly #loop: DeviceLoop
+  readonly #training: TrainingSlot
   #idleWaiters: (() => void)[] = []
   #draining = false
   #nanRows = 0
@@ -67,6 +73,9 @@ export class LocalEngine implements Engine {
       maxModelLen: parts.info.maxModelLen,
     })
     this.#adapters = new AdapterTable(model, parts.info.maxLoras)
+    this.#training = new TrainingSlot(parts.training && {
+      ...parts.training, info: parts.info, createTrainer: (options) => model.createTrainer(options),
+    })
     this.#loop = new DeviceLoop(model, this.#scheduler, {
       onAdmitted: (sequence) => this.#owners.get(sequence)?.active.admitted(),
       onRow: (result) => this.#commit(result),
@@ -91,6 +100,10 @@ export class LocalEngine implements Engine {
       onLeave: () => this.#abort(active, new EngineError('ABORTED', 'the reader left')),
     })
     return active.events
+  }
+
+  train(request: TrainRequest, signal?: AbortSignal): AsyncIterable<TrainEvent> {
+    return this.#training.run(request, signal)
   }
 
   async tokenize(prompt: Prompt): Promise<number[]> {
@@ -162,6 +175,7 @@ export class LocalEngine implements Engine {
     if (this.state === 'closed') return
     this.state = 'closed'
     this.#failAll(new EngineError('ENGINE_UNAVAILABLE', 'the engine is closed'))
+    await this.#training.close()
     await this.#loop.stop()
     this.#parts.model.close()
   }

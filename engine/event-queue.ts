@@ -1,4 +1,4 @@
-// Events between the device loop and one reader. Pushing never blocks; the owner is told when the reader falls behind and catches up.
+// Events between the engine and one reader. Pushing never blocks; the owner is told when the reader falls behind and catches up.
 
 import type { GenerateEvent } from './api.js'
 
@@ -19,9 +19,9 @@ export interface EventQueueOwner {
   onLeave(): void
 }
 
-export class EventQueue implements AsyncIterableIterator<GenerateEvent> {
+export class EventQueue<T extends { readonly type: string } = GenerateEvent> implements AsyncIterableIterator<T> {
   readonly #owner: EventQueueOwner
-  readonly #events: GenerateEvent[] = []
+  readonly #events: T[] = []
   #nTokens = 0
   #isFull = false
   #started = false
@@ -33,7 +33,7 @@ export class EventQueue implements AsyncIterableIterator<GenerateEvent> {
     this.#owner = owner
   }
 
-  push(event: GenerateEvent): void {
+  push(event: T): void {
     if (this.#ended) return
     this.#events.push(event)
     this.#nTokens += weight(event)
@@ -62,7 +62,7 @@ export class EventQueue implements AsyncIterableIterator<GenerateEvent> {
     return this
   }
 
-  async next(): Promise<IteratorResult<GenerateEvent>> {
+  async next(): Promise<IteratorResult<T>> {
     if (!this.#started) {
       this.#started = true
       this.#owner.onStart()
@@ -78,7 +78,7 @@ export class EventQueue implements AsyncIterableIterator<GenerateEvent> {
     return { done: true, value: undefined }
   }
 
-  async return(): Promise<IteratorResult<GenerateEvent>> {
+  async return(): Promise<IteratorResult<T>> {
     const left = !this.#ended
     this.#started = true
     this.#events.length = 0
@@ -88,7 +88,7 @@ export class EventQueue implements AsyncIterableIterator<GenerateEvent> {
     return { done: true, value: undefined }
   }
 
-  #delivered(event: GenerateEvent): GenerateEvent {
+  #delivered(event: T): T {
     this.#nTokens -= weight(event)
     this.#owner.onDelivered?.()
     if (this.#isFull && this.#nTokens <= LOW_WATER_TOKENS) {
@@ -99,6 +99,6 @@ export class EventQueue implements AsyncIterableIterator<GenerateEvent> {
   }
 }
 
-function weight(event: GenerateEvent): number {
-  return event.type === 'delta' ? Math.max(1, event.tokenIds.length) : 0
+function weight(event: { readonly type: string; readonly tokenIds?: readonly number[] }): number {
+  return event.type === 'delta' ? Math.max(1, event.tokenIds?.length ?? 0) : 0
 }

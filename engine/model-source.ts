@@ -17,7 +17,13 @@ export interface ModelSource {
   loadTokenizer(): Promise<Tokenizer | null>
   readonly defaultSampling: SamplingParams
   readonly eosTokenIds: readonly number[]
+  /** Files that go with an adapter trained on it. */
+  readonly tokenizerFiles: readonly string[]
 }
+
+const TOKENIZER_FILES = [
+  'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'chat_template.jinja',
+]
 
 /** Ids that end a turn in every Gemma 3 vocabulary: <eos> and <end_of_turn>. */
 export const GEMMA_STOP_IDS: readonly number[] = [1, 106]
@@ -27,7 +33,8 @@ export const GEMMA_SAMPLING: SamplingParams = { temperature: 1, topK: 64, topP: 
 /** @throws EngineError MODEL_NOT_FOUND saying where it was looked for, FILE_INVALID */
 export function resolveModel({ model, hfCacheDir }: Pick<EngineOptions, 'model' | 'hfCacheDir'>): ModelSource {
   if (model === '') return embeddedModel()
-  if (model.startsWith('random:')) return { path: model, loadTokenizer: async () => null, defaultSampling: {}, eosTokenIds: [] }
+  const none = { defaultSampling: {}, eosTokenIds: [], tokenizerFiles: [] }
+  if (model.startsWith('random:')) return { ...none, path: model, loadTokenizer: async () => null }
   if (existsSync(model)) return statSync(model).isDirectory() ? directory(model) : file(model)
   const cached = cachedSnapshot(model, hfCacheDir ?? join(homedir(), '.cache', 'huggingface', 'hub'))
   if (cached !== undefined) return directory(cached)
@@ -44,7 +51,7 @@ function embeddedModel(): ModelSource {
 }
 
 function file(path: string): ModelSource {
-  return { path, loadTokenizer: async () => openGgufTokenizer(path), defaultSampling: {}, eosTokenIds: [] }
+  return { path, loadTokenizer: async () => openGgufTokenizer(path), defaultSampling: {}, eosTokenIds: [], tokenizerFiles: [] }
 }
 
 function directory(path: string): ModelSource {
@@ -62,6 +69,7 @@ function directory(path: string): ModelSource {
     loadTokenizer: async () => (existsSync(tokenizer) ? loadHfTokenizer(tokenizer, readChatTemplate(path)) : null),
     defaultSampling: samplingOf(generation),
     eosTokenIds: [generation['eos_token_id'] ?? []].flat().filter((id): id is number => Number.isInteger(id)),
+    tokenizerFiles: TOKENIZER_FILES.filter((name) => names.includes(name)).map((name) => join(path, name)),
   }
 }
 

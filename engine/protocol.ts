@@ -2,8 +2,9 @@
 
 import type { EngineOptions, GenerateEvent, GenerateRequest, ModelInfo, Progress } from './api.js'
 import { EngineError, type EngineErrorCode } from './errors.js'
+import type { TrainEvent, TrainRequest } from './train/types.js'
 
-export const PROTOCOL_VERSION = 1
+export const PROTOCOL_VERSION = 2
 
 /** Events of one request that may be on their way or unread; the reader grants more as it reads. */
 export const STREAM_CREDITS = 128
@@ -16,6 +17,9 @@ export type ToEngine =
   | { readonly type: 'start'; readonly version: number; readonly options: EngineOptions }
   | { readonly type: 'generate'; readonly stream: number; readonly request: GenerateRequest }
   | { readonly type: 'credit'; readonly grants: ReadonlyArray<readonly [stream: number, events: number]> }
+  | { readonly type: 'train'; readonly stream: number; readonly request: TrainRequest }
+  /** Stops a training run: its last events still come. */
+  | { readonly type: 'abort'; readonly stream: number }
   | { readonly type: 'leave'; readonly stream: number }
   | { readonly type: 'call'; readonly call: number; readonly method: RemoteMethod; readonly args: readonly unknown[] }
 
@@ -27,13 +31,15 @@ export type FromEngine =
   /** All events of one turn of the loop: of every stream that a step has fed. */
   | {
       readonly type: 'events'
-      readonly events: ReadonlyArray<readonly [stream: number, event: GenerateEvent]>
+      readonly events: ReadonlyArray<readonly [stream: number, event: StreamEvent]>
       readonly ended: ReadonlyArray<readonly [stream: number, error: PlainError | null]>
     }
   | { readonly type: 'result'; readonly call: number; readonly value: unknown }
   | { readonly type: 'error'; readonly call: number; readonly error: PlainError }
   /** `progress` is false while something could run and no step has ended since the last beat. */
   | { readonly type: 'beat'; readonly progress: boolean }
+
+export type StreamEvent = GenerateEvent | TrainEvent
 
 /** An EngineError as data: errors lose their fields in a structured clone. */
 export interface PlainError {

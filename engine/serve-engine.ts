@@ -1,11 +1,12 @@
 // The engine's side of the protocol: one LocalEngine behind this process's IPC channel.
 
-import type { EngineOptions, GenerateEvent, GenerateRequest, Progress } from './api.js'
+import type { EngineOptions, Progress } from './api.js'
 import type { LocalEngine } from './engine.js'
 import { EngineError } from './errors.js'
 import { toEngineError } from './native.js'
 import {
-  BEAT_MS, type FromEngine, PROTOCOL_VERSION, type PlainError, type RemoteMethod, STREAM_CREDITS, type ToEngine, toPlain,
+  BEAT_MS, type FromEngine, PROTOCOL_VERSION, type PlainError, type RemoteMethod, STREAM_CREDITS, type StreamEvent, type ToEngine,
+  toPlain,
 } from './protocol.js'
 
 export type CreateEngine = (options: EngineOptions, onProgress: (progress: Progress) => void) => Promise<LocalEngine>
@@ -43,7 +44,9 @@ async function start(create: CreateEngine, { version, options }: Extract<ToEngin
 }
 
 interface Stream {
-  readonly iterator: AsyncIterator<GenerateEvent>
+  readonly iterator: AsyncIterator<StreamEvent>
+  /** Stops a training run. */
+  readonly controller: AbortController
   credits: number
   onCredit: () => void
   left: boolean
@@ -52,7 +55,7 @@ interface Stream {
 class ServedEngine {
   readonly #engine: LocalEngine
   readonly #streams = new Map<number, Stream>()
-  #events: [number, GenerateEvent][] = []
+  #events: [number, StreamEvent][] = []
   #ended: [number, PlainError | null][] = []
   #lastSteps = 0
   #flushQueued = false
@@ -66,9 +69,11 @@ class ServedEngine {
   }
 
   receive(message: ToEngine): void {
-    if (message.type === 'generate') void this.#pump(message.stream, message.request)
+    if (message.type === 'generate') this.#open(message.stream, () => this.#engine.generate(message.request))
+    else if (message.type === 'train') this.#open(message.stream, (signal) => this.#engine.train(message.request, signal))
     else if (message.type === 'call') void this.#call(message.call, message.method, message.args)
     else if (message.type === 'leave') this.#leave(message.stream)
+    else if (message.type === 'abort') this.#streams.get(message.stream)?.controller.abort()
     else if (message.type === 'credit') for (const [stream, events] of message.grants) this.#grant(stream, events)
   }
 
@@ -79,11 +84,16 @@ class ServedEngine {
     return progressed
   }
 
-  /** Passes events on as far as the reader has granted; the engine's own queue holds up the rest. */
-  async #pump(id: number, request: GenerateRequest): Promise<void> {
-    const iterator = this.#engine.generate(request)[Symbol.asyncIterator]()
-    const stream: Stream = { iterator, credits: STREAM_CREDITS, onCredit: () => {}, left: false }
+  #open(id: number, start: (signal: AbortSignal) => AsyncIterable<StreamEvent>): void {
+    const controller = new AbortController()
+    const iterator = start(controller.signal)[Symbol.asyncIterator]()
+    const stream: Stream = { iterator, controller, credits: STREAM_CREDITS, onCredit: () => {}, left: false }
     this.#streams.set(id, stream)
+    void this.#pump(id, stream)
+  }
+
+  /** Passes events on as far as the reader has granted; the engine's own queue holds up the rest. */
+  async #pump(id: number, stream: Stream): Promise<void> {
     let failure: PlainError | null = null
     try {
       while (!stream.left) {

@@ -75,7 +75,7 @@ export interface TrainRequest {
 export interface DataReport {
   readonly samples: number
   readonly validationSamples: number
-  readonly tokens: number
+  readonly tokens: number             // of all samples, those of validation too
   readonly targetTokens: number
   readonly rows: number               // packed or padded rows of an epoch
   readonly paddingShare: number
@@ -140,7 +140,7 @@ export interface TrainingEngine {
    * Trains an adapter on the resident base between the steps of requests. `request.outputDir` holds the run: a directory with a checkpoint
    * is resumed from it, bit for bit on the CPU. One run at a time. Aborting the signal checkpoints, ends the iterator with a 'stopped'
    * event within two optimiser steps, and leaves the directory resumable (pause) or to be removed by the caller (cancel).
-   * @throws EngineError TRAINING_BUSY, DATA_INVALID, INVALID_REQUEST, OUT_OF_MEMORY, ENGINE_RESTARTED
+   * @throws EngineError TRAINING_BUSY, DATA_INVALID, INVALID_REQUEST, OUT_OF_MEMORY, TRAINING_DIVERGED, DISK_FULL, ENGINE_RESTARTED
    */
   train(request: TrainRequest, signal?: AbortSignal): AsyncIterable<TrainEvent>
 }

@@ -37,15 +37,19 @@ t.test('a bad row is named by line and kind, and the rows around it are read', a
     ['invalid_json', '{"text": "a"}]'], ['invalid_json', '\u00a0'], ['invalid_json', '{"text": 0x10}'],
     ['invalid_utf8', '{"text": "half \\ud800 pair"}'], ['invalid_utf8', '{"messages": [{"role": "user", "content": "\\udfff"}]}'],
     ['not_an_object', 'true'], ['not_an_object', '[{"text": "in a list"}]'], ['not_an_object', '-0'],
-    ['unknown_columns', { text: null, prompt: 'x' }], ['unknown_columns', { Text: 'case counts' }], ['unknown_columns', { completion: 'x' }],
+    ['unknown_columns', { text: null, prompt: 'x' }], ['unknown_columns', { Text: 'case counts' }],
+    ['unknown_columns', { completion: 'x' }],
     ['unknown_columns', { toString: 'x', hasOwnProperty: 'y' }],
     ['messages_not_list', { messages: {} }], ['messages_not_list', { messages: 5 }],
     ['messages_not_list', { prompt: [user('x')], completion: 'y' }], ['messages_not_list', { prompt: 'x', completion: [answer('y')] }],
     ['message_not_object', { messages: [[user('x')], answer('y')] }], ['message_not_object', { messages: [3] }],
     ['missing_role', { messages: [{}, answer('y')] }], ['unknown_role', chat({ role: 'developer', content: 'x' }, answer('y'))],
-    ['unknown_role', chat({ role: ['user'], content: 'x' }, answer('y'))], ['unknown_role', chat(user('x'), { role: 'model', content: 'y' })],
-    ['content_not_string', chat(user([{ type: 'text', text: 'parts' }]), answer('y'))], ['content_not_string', { text: 7 }],
-    ['content_not_string', { text: {} }], ['empty_content', { text: '\u3000 \u2003' }], ['empty_content', chat(user('\u0085'), answer('y'))],
+    ['unknown_role', chat({ role: ['user'], content: 'x' }, answer('y'))],
+    ['unknown_role', chat(user('x'), { role: 'model', content: 'y' })],
+    ['content_not_string', chat(user([{ type: 'text', text: 'parts' }]), answer('y'))],
+    ['content_not_string', { text: 7 }],
+    ['content_not_string', { text: {} }], ['empty_content', { text: '\u3000 \u2003' }],
+    ['empty_content', chat(user('\u0085'), answer('y'))],
     ['empty_content', { instruction: 'x', output: '\n' }], ['bad_alternation', chat(system('s'), system('t'), answer('y'))],
     ['bad_alternation', { prompt: [user('x')], completion: [user('y')] }], ['no_answer', chat(system('s'), user('x'))],
     ['bad_weight', chat(user('x'), answer('y', { weight: -1 }))], ['bad_weight', chat(system('s'), user('x'), answer('y', { weight: [] }))],
@@ -60,7 +64,8 @@ t.test('a bad row is named by line and kind, and the rows around it are read', a
 t.test('null columns and unknown ones are ignored, a format further down is found', async (t) => {
   t.same(await faults('good.jsonl', jsonl([
     { messages: null, prompt: null, completion: 'x', text: 'y' }, { ...good, text: 5, prompt: [] },
-    { instruction: 'x', input: null, output: 'y', text: null }, chat({ ...user('x'), name: 'n', weight: null }, answer('y', { weight: null })),
+    { instruction: 'x', input: null, output: 'y', text: null },
+    chat({ ...user('x'), name: 'n', weight: null }, answer('y', { weight: null })),
   ])), ['4 good'])
 })
 
@@ -71,7 +76,8 @@ t.test('CSV: quotes, separators and newlines in fields; every fault has the line
     ['3 unknown_columns', '4 unknown_columns', '5 unknown_columns', '6 wrong_column_count', '1 good'])
   t.same(await faults('d.csv', 'text,text\na,b\n'), ['1 duplicate_column', '0 good'])
   t.same(await faults('e.csv', 'text;other\na;b\n'), ['1 unknown_columns', '0 good'])
-  t.same(await faults('f.csv', Buffer.concat([Buffer.from('text\na\n'), Buffer.from([0xff, 0x0a]), Buffer.from('b')])), ['3 invalid_utf8', '2 good'])
+  const broken = Buffer.concat([Buffer.from('text\na\n'), Buffer.from([0xff, 0x0a]), Buffer.from('b')])
+  t.same(await faults('f.csv', broken), ['3 invalid_utf8', '2 good'])
   t.same(await faults('g.csv', 'messages\n{}\n[]\n"[1"\n'), ['2 messages_not_list', '3 empty_messages', '4 invalid_json', '0 good'])
   t.same(await faults('h.csv', 'text\n"never closed\nmore\n'), ['2 invalid_csv', '0 good'])
   t.same(await faults('i.csv', '\ufeff\n\n'), ['null empty_file', '0 good'])
@@ -128,7 +134,8 @@ t.test('bad rows stop a run with file, line and reason, or are left out where th
   t.equal(train.length, 2)
   t.match(counts, { nRefused: 2, refused: [{ line: 2, kind: 'no_such_loss' }, { line: 3, kind: 'invalid_json' }] })
   await store.close()
-  await t.rejects(prepare([{ text: 'x' }], { loss_on: 'all', max_length: 2, truncation: 'drop' }), { code: 'DATA_INVALID', message: /no sample/ })
+  const tooLong = { loss_on: 'all', max_length: 2, truncation: 'drop' }
+  await t.rejects(prepare([{ text: 'x' }], tooLong), { code: 'DATA_INVALID', message: /no sample/ })
   await t.rejects(prepare([{ text: 'xyz' }], { loss_on: 'all', max_length: 3, truncation: 'error' }), { message: /5 tokens, max_length 3/ })
 })
 
