@@ -88,6 +88,10 @@ export class FakeTrainer implements NativeTrainer {
 
   async setParameter(): Promise<void> {}
 
+  async trace(): Promise<never> {
+    throw new Error('the fake has no states')
+  }
+
   async close(): Promise<void> {
     this.closed = true
   }
