@@ -21,6 +21,8 @@ export interface SqlVerdict {
   readonly correct: boolean | null
   /** Why not, for a person. */
   readonly reason?: string
+  /** The written query gave no rows to compare. */
+  readonly isError?: true
 }
 
 const DEFAULT_TIMEOUT_MS = 5_000
@@ -47,7 +49,7 @@ export class SqlJudge {
     this.#expected.set(key, expected)
     if ('error' in expected) return { correct: null, reason: `the expected query fails: ${expected.error}` }
     const actual = await this.run(database, sql)
-    if ('error' in actual) return { correct: false, reason: actual.error }
+    if ('error' in actual) return { correct: false, reason: actual.error, isError: true }
     if (sameRows(expected.rows, actual.rows, isOrdered(expectedSql))) return { correct: true }
     return { correct: false, reason: `${actual.rows.length} rows that are not the ${expected.rows.length} expected` }
   }
