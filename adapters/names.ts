@@ -39,9 +39,30 @@ export type ModelReference =
   | { readonly kind: 'base'; readonly id: string }
   | { readonly kind: 'adapter'; readonly name: string; readonly versionPrefix: string | undefined }
 
-/** Reads `base`, `name`, `name@version` and SGLang's `base:name`. Null: nothing that could exist here. */
+/** ft:BASE:ORGANISATION:NAME:VERSION, and what OpenAI hangs on the names of checkpoints. BASE may hold colons. */
+const FINE_TUNED = /^ft:.+:[^:]+:([^:]+):([0-9a-f]{8})(?::ckpt-step-\d+)?$/
+const ORGANISATION = 'lorikeet'
+const FINE_TUNED_DIGITS = 8
+
+/** The name of a version in the form that OpenAI's fine-tuned models have: parseModel reads it as NAME@VERSION. */
+export function fineTunedModelName(base: string, name: string, version: string, step?: number): string {
+  const checkpoint = step === undefined ? '' : `:ckpt-step-${step}`
+  return `ft:${base}:${ORGANISATION}:${name}:${version.slice(0, FINE_TUNED_DIGITS)}${checkpoint}`
+}
+
+/** The adapter's name in whatever way `model` is written, for keys that are bound to some. */
+export function adapterNameOf(model: string): string {
+  return FINE_TUNED.exec(model)?.[1] ?? model.split('@')[0]!
+}
+
+/**
+ * Reads `base`, `name`, `name@version`, SGLang's `base:name` and OpenAI's `ft:base:organisation:name:version`. Null: nothing that
+ * could exist here.
+ */
 export function parseModel(model: string, baseNames: readonly string[]): ModelReference | null {
   if (baseNames.includes(model)) return { kind: 'base', id: model }
+  const [, tunedName, tunedVersion] = FINE_TUNED.exec(model) ?? []
+  if (isAdapterName(tunedName)) return { kind: 'adapter', name: tunedName, versionPrefix: tunedVersion }
   const base = baseNames.find((name) => model.startsWith(`${name}:`))
   const [name, versionPrefix, ...rest] = (base === undefined ? model : model.slice(base.length + 1)).split('@')
   if (!isAdapterName(name) || rest.length > 0) return null

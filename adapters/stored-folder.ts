@@ -19,5 +19,6 @@ export async function adapterFolder(reference: string, dataDir: string): Promise
     const version = versionPrefix === undefined ? record?.stack.at(-1) : record?.versions.find((name) => name.startsWith(versionPrefix))
     if (version !== undefined && existsSync(join(folder, version))) return join(folder, version)
   }
-  throw new EngineError('ADAPTER_NOT_FOUND', `"${reference}" is neither a folder with ${ADAPTER_FILES[0]} nor an adapter stored below ${dataDir}`)
+  throw new EngineError('ADAPTER_NOT_FOUND',
+    `"${reference}" is neither a folder with ${ADAPTER_FILES[0]} nor an adapter stored below ${dataDir}`)
 }

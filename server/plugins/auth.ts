@@ -4,6 +4,7 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify'
 import { ApiError } from '../errors.js'
 import type { ApiKey, KeyStore, Scope } from '../keys.js'
+import { adapterNameOf } from '../../adapters/names.js'
 import { isLoopback } from '../config.js'
 import { RateLimiter } from './rate-limiter.js'
 
@@ -76,5 +77,5 @@ export function allowModel(key: ApiKey | null, model: string): void {
 }
 
 export function mayUse(key: ApiKey | null, model: string): boolean {
-  return key?.models === undefined || key.models.includes(model) || key.models.includes(model.split('@')[0]!)
+  return key?.models === undefined || key.models.includes(model) || key.models.includes(adapterNameOf(model))
 }

@@ -1,0 +1,282 @@
+// What becomes of jobs: their data looked at, run one at a time in the order of their creation, published, or failed with a reason.
+// The engine may die and the server may stop at any moment; the states in the store are what the next one goes on from.
+
+import { rm } from 'node:fs/promises'
+import { join } from 'node:path'
+import { EngineError } from '../../engine/errors.js'
+import { listDataFiles, readDataFile } from '../../engine/train/data-files.js'
+import type { TrainingEngine } from '../../engine/train/types.js'
+import type { JobEngine, JobsOptions } from '../jobs.js'
+import { fineTunedModelName } from '../names.js'
+import type { AdapterRegistry } from '../registry.js'
+import { judgeGate } from './gate.js'
+import { measureForGate } from './gate-evaluation.js'
+import { JobRun, removeWorkFiles, stageResult, type RunOutcome } from './job-runner.js'
+import { unixSeconds, type JobStore } from './job-store.js'
+import type { Job, JobError, JobStatus } from './job-types.js'
+import { formatResultCsv } from './result-csv.js'
+
+/** Deaths of the engine in one job without a new step between them; then the job fails. */
+const MAX_CRASHES = 3
+const POLL_MS = 200
+/** After TRAINING_BUSY or a dead engine, before the next try. */
+const RETRY_MS = 1_000
+
+interface Current {
+  readonly id: string
+  readonly controller: AbortController
+  readonly ended: Promise<void>
+  /** The version is being made current: from here on the job cannot be stopped. */
+  isPublishing: boolean
+}
+
+export class JobQueue {
+  readonly #options: JobsOptions
+  readonly #store: JobStore
+  readonly #tasks = new Set<Promise<void>>()
+  #current: Current | undefined
+  #isClosed = false
+  #wake: () => void = () => {}
+  #isAwake = false
+
+  constructor(options: JobsOptions) {
+    this.#options = options
+    this.#store = options.store
+  }
+
+  /** Takes up what an earlier process left: jobs that ran go on first, from their checkpoints. */
+  start(): void {
+    for (const job of this.#store.inStates('running')) {
+      this.#store.update(job.id, { status: 'queued' })
+      this.#store.addEvent(job.id, 'warn', 'The server was restarted; the job goes on from its last checkpoint')
+    }
+    for (const job of this.#store.inStates('validating_files')) this.validate(job)
+    this.#background('', this.#run())
+  }
+
+  /** Stops what runs, at a checkpoint, and waits for it. */
+  async close(): Promise<void> {
+    this.#isClosed = true
+    this.#current?.controller.abort()
+    this.wake()
+    while (this.#tasks.size > 0) await Promise.allSettled(this.#tasks)
+  }
+
+  get currentId(): string | undefined {
+    return this.#current?.id
+  }
+
+  /** There may be something to run. */
+  wake(): void {
+    this.#isAwake = true
+    this.#wake()
+  }
+
+  /** Resolves once a job that is being published has been. */
+  async whenDecided(id: string): Promise<void> {
+    if (this.#current?.id === id && this.#current.isPublishing) await this.#current.ended
+  }
+
+  /** Stops a job if it runs. */
+  abort(id: string): void {
+    if (this.#current?.id === id) this.#current.controller.abort()
+  }
+
+  /** Removes a job's folder, once nothing writes to it any more. */
+  discard(id: string): void {
+    const ended = this.#current?.id === id ? this.#current.ended : Promise.resolve()
+    this.#background(id, ended.then(() => rm(this.folderOf(id), { recursive: true, force: true })))
+  }
+
+  /** Checkpoints and logs of a job. */
+  folderOf(id: string): string {
+    return join(this.#options.dataDir, 'jobs', id)
+  }
+
+  validate(job: Job): void {
+    this.#background(job.id, this.#validate(job))
+  }
+
+  #background(id: string, work: Promise<void>): void {
+    const task = work.catch((error: unknown) => this.#options.onError?.(error, id)).finally(() => this.#tasks.delete(task))
+    this.#tasks.add(task)
+  }
+
+  /** What can be said of the data without the engine: it is there, of a known kind, and not empty. */
+  async #validate(job: Job): Promise<void> {
+    const { train, validation } = job
+    const shown = validation === undefined ? train.shown : `${train.shown} and ${validation.shown}`
+    this.#store.addEvent(job.id, 'info', `Validating training file: ${shown}`)
+    for (const [param, data] of [['training_file', train], ['validation_file', validation]] as const) {
+      const fault = data === undefined ? undefined : await faultOf(data.path)
+      if (fault === undefined) continue
+      const message = `${data!.shown}: ${fault.replaceAll(`${data!.path}: `, '').replaceAll(data!.path, data!.shown)}`
+      const code = param === 'training_file' ? 'invalid_training_file' : 'invalid_validation_file'
+      return this.#fail(job.id, { code, message, param }, ['validating_files'])
+    }
+    if (this.#store.update(job.id, { status: 'queued' }, ['validating_files']) === undefined) return
+    this.#store.addEvent(job.id, 'info', 'Files validated, moving job to queued state')
+    this.wake()
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isClosed) {
+      const job = this.#store.inStates('queued')[0]
+      if (job === undefined) await this.#sleep()
+      else if (await this.#engineIsReady()) await this.#runOne(job)
+    }
+  }
+
+  async #sleep(): Promise<void> {
+    if (!this.#isAwake) await new Promise<void>((resolve) => (this.#wake = resolve))
+    this.#isAwake = false
+  }
+
+  async #engineIsReady(): Promise<boolean> {
+    const { engine } = this.#options
+    if (engine.state === 'ready') return true
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS))
+    return false
+  }
+
+  async #runOne(job: Job): Promise<void> {
+    const { engine } = this.#options
+    if (job.baseHash !== engine.info.hash) {
+      const message = `The job was made for the base ${job.baseName}, which this server serves no more: start the server with that ` +
+        'model, or create the job anew'
+      return this.#fail(job.id, { code: 'base_model_changed', message, param: 'model' }, ['queued'])
+    }
+    const running = this.#store.update(job.id, { status: 'running', startedAt: job.startedAt ?? unixSeconds() }, ['queued'])
+    if (running === undefined) return
+    let end = () => {}
+    const current: Current = {
+      id: job.id, controller: new AbortController(), ended: new Promise((resolve) => (end = resolve)), isPublishing: false,
+    }
+    this.#current = current
+    try {
+      if (job.startedAt === null) this.#store.addEvent(job.id, 'info', 'Fine-tuning job started')
+      const run = new JobRun(running, this.#store)
+      const outcome = await run.train(engine as TrainingEngine, this.folderOf(job.id), current.controller.signal)
+      await this.#settle(running, outcome, current)
+    } catch (error) {
+      this.#options.onError?.(error, job.id)
+      const { code, message } = asJobError(error)
+      this.#fail(job.id, { code, message, param: null }, ['running'])
+    } finally {
+      this.#current = undefined
+      end()
+    }
+  }
+
+  async #settle(job: Job, outcome: RunOutcome, current: Current): Promise<void> {
+    switch (outcome.kind) {
+      case 'finished': return this.#publish(job, outcome, current)
+      case 'failed': return this.#fail(job.id, outcome.error, ['running'])
+      case 'paused':
+        if (this.#store.update(job.id, { status: 'paused' }, ['running']) !== undefined) {
+          this.#store.addEvent(job.id, 'error', `The job was paused: ${outcome.message}. Resume it when there is space`)
+        }
+        return
+      case 'interrupted': return this.#interrupted(job, outcome.message)
+      default:
+        // Paused and cancelled say so already; when the server stops, the job waits for the next one.
+        this.#store.update(job.id, { status: 'queued' }, ['running'])
+    }
+  }
+
+  async #interrupted({ id }: Job, message: string): Promise<void> {
+    const crashes = (this.#store.get(id)?.crashes ?? 0) + 1
+    if (this.#isClosed) return void this.#store.update(id, { status: 'queued' }, ['running'])
+    if (crashes >= MAX_CRASHES) {
+      const text = `The engine ended ${crashes} times in this job without a new step between: ${message}`
+      return this.#fail(id, { code: 'engine_crashed', message: text, param: null }, ['running'])
+    }
+    if (this.#store.update(id, { status: 'queued', crashes }, ['running']) === undefined) return
+    this.#store.addEvent(id, 'warn', `${message}; the job goes on from its last checkpoint`)
+    await new Promise((resolve) => setTimeout(resolve, RETRY_MS).unref())
+  }
+
+  async #publish(job: Job, { adapterPath, tokens }: Extract<RunOutcome, { kind: 'finished' }>, current: Current): Promise<void> {
+    const { registry, engine } = this.#options
+    const { signal } = current.controller
+    if (signal.aborted) return void this.#store.update(job.id, { status: 'queued' }, ['running'])
+    const wasThere = new Set(registry.store.versions(job.name).map(({ version }) => version))
+    const { version } = await stageResult(registry, job, adapterPath)
+    const discard = async () => { if (!wasThere.has(version)) await dropVersion(registry, job.name, version) }
+    try {
+      const reason = job.gate === undefined ? undefined : await this.#refusal(job, version, engine, signal)
+      if (reason !== undefined) {
+        await discard()
+        const message = `The result was not published: ${reason}`
+        return this.#fail(job.id, { code: 'evaluation_gate', message, param: 'gate' }, ['running'])
+      }
+    } catch (error) {
+      await discard()
+      if (!signal.aborted) throw error
+      return void this.#store.update(job.id, { status: 'queued' }, ['running'])
+    }
+    if (signal.aborted) {
+      await discard()
+      return void this.#store.update(job.id, { status: 'queued' }, ['running'])
+    }
+    current.isPublishing = true
+    await registry.promote(job.name, version)
+    await this.#succeed(job, version, tokens)
+  }
+
+  /** Why the gate does not let the version pass; undefined when it does. */
+  async #refusal(job: Job, version: string, engine: JobEngine, signal: AbortSignal): Promise<string | undefined> {
+    this.#store.addEvent(job.id, 'info', `Evaluating on ${job.gate!.data.shown}`)
+    const { found, current } = await measureForGate(job, version, this.#options.registry, engine, signal)
+    const { passed, reason } = judgeGate(job.gate!, found, current)
+    this.#store.update(job.id, { evaluation: found })
+    this.#store.addEvent(job.id, passed ? 'info' : 'error', `Evaluation ${passed ? 'passed' : 'did not pass'}: ${reason}`, {
+      passed, metric: job.gate!.metric, value: found[job.gate!.metric], before: current?.[job.gate!.metric] ?? null,
+    })
+    return passed ? undefined : reason
+  }
+
+  async #succeed(job: Job, version: string, tokens: number): Promise<void> {
+    const fineTunedModel = fineTunedModelName(job.baseName, job.name, version)
+    const csv = formatResultCsv(this.#store.metrics(job.id))
+    const result = await this.#options.files.add({ owner: job.owner, filename: `${job.id}-results.csv`, purpose: 'fine-tune-results' },
+      [Buffer.from(csv)], Infinity)
+    await removeWorkFiles(this.folderOf(job.id), this.#store, job.id)
+    this.#store.update(job.id, {
+      status: 'succeeded', finishedAt: unixSeconds(), version, fineTunedModel, resultFiles: [result.id], trainedTokens: tokens,
+    })
+    this.#store.addEvent(job.id, 'info', `New fine-tuned model created: ${fineTunedModel}`)
+    this.#store.addEvent(job.id, 'info', 'The job has successfully completed')
+  }
+
+  #fail(id: string, error: JobError, onlyIn: readonly JobStatus[]): void {
+    if (this.#store.update(id, { status: 'failed', finishedAt: unixSeconds(), error }, onlyIn) === undefined) return
+    this.#store.addEvent(id, 'error', `The job failed: ${error.message}`)
+  }
+}
+
+async function faultOf(path: string): Promise<string | undefined> {
+  try {
+    for (const file of await listDataFiles([path])) {
+      for await (const { row } of readDataFile(file)) {
+        if (row instanceof Error) return row.message
+        break
+      }
+    }
+    return undefined
+  } catch (error) {
+    return (error as Error).message
+  }
+}
+
+/** A version that was never current; a name that has no other goes with it. */
+async function dropVersion(registry: AdapterRegistry, name: string, version: string): Promise<void> {
+  const isOnly = registry.store.versions(name).length === 1 && registry.store.current(name) === undefined
+  await (isOnly ? registry.remove(name) : registry.removeVersion(name, version)).catch(() => {})
+}
+
+function asJobError(error: unknown): { readonly code: string; readonly message: string } {
+  if (error instanceof EngineError) return { code: error.code.toLowerCase(), message: error.message }
+  return { code: 'internal_error', message: 'The job failed for a reason that the server log has' }
+}
+
