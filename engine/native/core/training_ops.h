@@ -45,9 +45,9 @@ struct LossResult {
 };
 
 struct AdamW {
-  float lr, beta1 = 0.9f, beta2 = 0.999f, eps = 1e-8f, weight_decay = 0;
-  int64_t step = 1;          // from 1: for the bias correction
-  float gradient_scale = 1;  // of clipping
+  double lr, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;  // doubles: 1 - 0.999f is 5e-5 off
+  int64_t step = 1;           // from 1: for the bias correction
+  double gradient_scale = 1;  // of clipping
 };
 
 class TrainingOps {

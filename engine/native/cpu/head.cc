@@ -12,20 +12,11 @@
 
 #include "../core/nf4.h"
 #include "allocate.h"
-#include "linear.h"
+#include "head.h"
 #include "lora.h"
 #include "ops.h"
 
 namespace lorikeet::CPU_NS {
-
-struct HeadCpu : Head {
-  LinearCpu exact;            // bf16 or f32 rows as the checkpoint has them (NF4: the packed codes)
-  Buffer codes;               // int8 + 128, [ceil(V/16)][H/4][16][4]: one register is four elements of sixteen rows
-  std::vector<float> scale;   // [V]
-  std::vector<float> error;   // [V] see above
-  float norm_max = 0;         // largest row norm
-};
-
 namespace {
 
 constexpr int64_t kRows = kLanes;  // rows of one register

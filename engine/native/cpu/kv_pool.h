@@ -20,8 +20,4 @@ struct KvPoolCpu : KvPool {
   }
 };
 
-/// Keys and values step in pairs of tokens or elements in bf16, one by one in f32.
-template <class T>
-constexpr int kPair = sizeof(T) == 2 ? 2 : 1;
-
 }  // namespace lorikeet::CPU_NS

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../core/backend.h"
+#include "../core/nf4.h"
 #include "simd.h"
 
 namespace lorikeet::CPU_NS {
@@ -34,6 +35,46 @@ const bf16* rows_bf16(const LinearCpu& w, int64_t begin, int64_t end, std::vecto
 const float* rows_f32(const LinearCpu& w, int64_t begin, int64_t end, std::vector<float>& scratch);
 
 void linear_cpu(Tensor out, Tensor x, const LinearCpu& w, std::span<const LoraPart> adapters = {});
+
+#if defined(__AVX512BF16__)
+/// Thirty-two elements twice (low and high nibbles) of one block, as bf16 exactly as bitsandbytes rounds them: the block's
+/// sixteen possible values are rounded once and looked up. vpermw reads five index bits, so the table stands twice.
+struct Nf4Block {
+  __m512bh low, high;
+  Nf4Block(const uint8_t* codes, float absmax) {
+    const __m512 values = _mm512_mul_ps(_mm512_loadu_ps(kNF4Code), _mm512_set1_ps(absmax));
+    const __m512i table = _mm512_broadcast_i64x4((__m256i)_mm512_cvtneps_pbh(values));
+    const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)codes));
+    low = (__m512bh)_mm512_permutexvar_epi16(words, table);
+    high = (__m512bh)_mm512_permutexvar_epi16(_mm512_srli_epi16(words, 4), table);
+  }
+};
+#endif
+
+/// Sixty-four weights of one block, rounded to bf16 as bitsandbytes rounds them.
+inline void expand_block(const uint8_t* codes, float absmax, bf16* out) {
+#if defined(__AVX512BF16__)
+  const Nf4Block block(codes, absmax);
+  _mm512_storeu_si512(out, (__m512i)block.low);
+  _mm512_storeu_si512(out + 32, (__m512i)block.high);
+#else
+  bf16 table[16];
+  for (int i = 0; i < 16; i++) table[i] = to_bf16(kNF4Code[i] * absmax);
+  for (int j = 0; j < 32; j++) {
+    out[j] = table[codes[j] & 15];
+    out[32 + j] = table[codes[j] >> 4];
+  }
+#endif
+}
+
+inline void expand_block(const uint8_t* codes, float absmax, float* out) {
+  float table[16];
+  for (int i = 0; i < 16; i++) table[i] = to_f32(to_bf16(kNF4Code[i] * absmax));
+  for (int j = 0; j < 32; j++) {
+    out[j] = table[codes[j] & 15];
+    out[32 + j] = table[codes[j] >> 4];
+  }
+}
 
 #if defined(LORIKEET_HAS_AMX)
 /// linear_amx.cc: bf16 products on tiles.

@@ -27,6 +27,8 @@ float rsqrt_mean_square(const float* x, int64_t n, float eps);
 
 // rope.cc
 void rope_table_cpu(Tensor table, std::span<const int32_t> positions, float theta, float scaling);
+/// out [D] = rope(rmsnorm(x, w)): the first half turns with the second. rope [D]: cosines, then sines.
+void norm_rope(float* out, const float* x, const float* w, const float* rope, int64_t D, float eps);
 void qk_norm_rope_append_cpu(Tensor q, const Backend::QkvArgs& args);
 
 // attention.cc

@@ -19,9 +19,6 @@ void rope_table_cpu(Tensor table, std::span<const int32_t> positions, float thet
   }
 }
 
-namespace {
-
-/// out = rope(rmsnorm(x, w)): the first half turns with the second.
 void norm_rope(float* out, const float* x, const float* w, const float* rope, int64_t D, float eps) {
   const float r = rsqrt_mean_square(x, D, eps);
   const int64_t half = D / 2;
@@ -33,6 +30,8 @@ void norm_rope(float* out, const float* x, const float* w, const float* rope, in
     store(out + half + c, b * cos + a * sin);
   }
 }
+
+namespace {
 
 template <class T>
 T as(float v) {

@@ -23,6 +23,10 @@ using u32x16 = uint32_t __attribute__((vector_size(64)));
 
 constexpr int kLanes = 16;
 
+/// Elements that one multiplication takes together: pairs in bf16, single ones in f32.
+template <class T>
+constexpr int kPair = sizeof(T) == 2 ? 2 : 1;
+
 inline f32x16 load(const float* p) { f32x16 v; std::memcpy(&v, p, 64); return v; }
 inline void store(float* p, f32x16 v) { std::memcpy(p, &v, 64); }
 inline f32x16 splat(float v) { return f32x16{} + v; }
