@@ -4,6 +4,7 @@
 #include "allocate.h"
 #include "linear.h"
 #include "ops.h"
+#include "training.h"
 
 #define LORIKEET_STRING_(x) #x
 #define LORIKEET_STRING(x) LORIKEET_STRING_(x)
@@ -13,7 +14,8 @@ namespace lorikeet::CPU_NS {
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const CpuOptions& options)
-      : act_(options.fp32 ? DType::kF32 : DType::kBF16), n_threads_(options.n_threads), amx_(options.isa == "amx") {
+      : act_(options.fp32 ? DType::kF32 : DType::kBF16), n_threads_(options.n_threads), amx_(options.isa == "amx"),
+        training_(make_training_ops(act_, n_threads_)) {
     omp_set_dynamic(0);
   }
 
@@ -71,11 +73,13 @@ class CpuBackend final : public Backend {
   SampleResult sample(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table, std::span<const BatchRow> rows) override {
     return sample_cpu(scores, outputs, table, rows);
   }
+  TrainingOps* training() override { return training_.get(); }
 
  private:
   DType act_;
   int n_threads_;
   bool amx_;
+  std::unique_ptr<TrainingOps> training_;
 };
 
 std::unique_ptr<Backend> make_backend(const CpuOptions& options) { return std::make_unique<CpuBackend>(options); }

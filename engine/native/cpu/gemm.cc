@@ -1,0 +1,159 @@
+#include "gemm.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace lorikeet::CPU_NS {
+namespace {
+
+// Accumulators fill the registers: 24 of 32 on AVX-512; narrower sets hold sixteen floats in two or four registers.
+#if defined(__AVX512F__)
+constexpr int kVectors = 4;
+constexpr int tile_rows(int vectors) { return vectors > 2 ? 6 : 12; }
+#elif defined(__AVX2__)
+constexpr int kVectors = 1;
+constexpr int tile_rows(int) { return 4; }
+#else
+constexpr int kVectors = 1;
+constexpr int tile_rows(int) { return 2; }
+#endif
+constexpr int64_t kDepthPairs = 512;  // of one pass: a panel of B stays in the second-level cache, a row tile of A in the first
+
+inline f32x16 multiply_add(f32x16 acc, const bf16* b, const bf16* a) { return dot_bf16_pair(acc, b, a); }
+inline f32x16 multiply_add(f32x16 acc, const float* b, const float* a) { return acc + load(b) * *a; }
+
+struct Out {
+  float* c;
+  int64_t row, columns;  // columns of this tile that exist
+  float alpha;
+  bool add;
+};
+
+inline void write(const Out& out, int m, int n, f32x16 v) {
+  float* c = out.c + m * out.row + n * kLanes;
+  v = v * out.alpha;
+  const int64_t left = out.columns - n * kLanes;
+  if (left >= kLanes) return store(c, out.add ? load(c) + v : v);
+  for (int64_t i = 0; i < left; i++) c[i] = out.add ? c[i] + v[i] : v[i];
+}
+
+template <class T, int M, int N>
+void tile(const Left<T>& a, const T* b, int64_t b_pair, int64_t n_pairs, const Out& out) {
+  f32x16 acc[M][N];
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) acc[m][n] = f32x16{};
+  const T* at = a.data;
+  for (int64_t p = 0; p < n_pairs; p++, b += b_pair, at += a.pair)
+    for (int m = 0; m < M; m++)
+      for (int n = 0; n < N; n++) acc[m][n] = multiply_add(acc[m][n], b + n * kLanes * kPair<T>, at + m * a.row);
+  for (int m = 0; m < M; m++)
+    for (int n = 0; n < N; n++) write(out, m, n, acc[m][n]);
+}
+
+template <class T, int N, size_t... I>
+void rest(int64_t rows, const Left<T>& a, const T* b, int64_t b_pair, int64_t n_pairs, const Out& out, std::index_sequence<I...>) {
+  ((rows == int64_t(I + 1) ? tile<T, int(I + 1), N>(a, b, b_pair, n_pairs, out) : void()), ...);
+}
+
+template <class T, int N>
+void rows_of_tile(int64_t M, Left<T> a, const T* b, int64_t b_pair, int64_t n_pairs, Out out) {
+  constexpr int R = tile_rows(N);
+  int64_t m = 0;
+  for (; m + R <= M; m += R) {
+    tile<T, R, N>(a, b, b_pair, n_pairs, out);
+    a.data += R * a.row;
+    out.c += R * out.row;
+  }
+  rest<T, N>(M - m, a, b, b_pair, n_pairs, out, std::make_index_sequence<R - 1>());
+}
+
+template <class T>
+void columns_of_tile(int vectors, int64_t M, const Left<T>& a, const T* b, int64_t b_pair, int64_t n_pairs, const Out& out) {
+#if defined(__AVX512F__)
+  switch (vectors) {
+    case 4: return rows_of_tile<T, 4>(M, a, b, b_pair, n_pairs, out);
+    case 3: return rows_of_tile<T, 3>(M, a, b, b_pair, n_pairs, out);
+    case 2: return rows_of_tile<T, 2>(M, a, b, b_pair, n_pairs, out);
+  }
+#else
+  (void)vectors;
+#endif
+  rows_of_tile<T, 1>(M, a, b, b_pair, n_pairs, out);
+}
+
+}  // namespace
+
+template <class T>
+void gemm(float* c, int64_t c_row, const Left<T>& a, const Right<T>& b, const Product& p) {
+  constexpr int64_t kWide = kVectors * kLanes;
+  const int64_t n_pairs = round_up(p.K, kPair<T>) / kPair<T>;
+  if (n_pairs == 0 && !p.add)
+    for (int64_t m = 0; m < p.M; m++) std::fill_n(c + m * c_row, p.N, 0.0f);
+  for (int64_t n = 0; n < p.N; n += kWide)
+    for (int64_t k = 0; k < n_pairs; k += kDepthPairs) {
+      const int64_t columns = std::min(kWide, p.N - n), depth = std::min(kDepthPairs, n_pairs - k);
+      const T* panel = b.data + n / kPanel * b.panel + k * b.pair + n % kPanel * kPair<T>;
+      const Left<T> left{a.data + k * a.pair, a.row, a.pair};
+      columns_of_tile<T>(int((columns + kLanes - 1) / kLanes), p.M, left, panel, b.pair, depth, Out{c + n, c_row, columns, p.alpha, p.add || k > 0});
+    }
+}
+
+template <class T, class S>
+void pack_rows(T* out, const S* source, int64_t stride, int64_t K, int64_t N, int64_t panel_begin, int64_t panel_end) {
+  constexpr int P = kPair<T>;
+  const int64_t pairs = round_up(K, P) / P;
+  for (int64_t j = panel_begin; j < panel_end; j++) {
+    const int64_t width = std::min(kPanel, N - j * kPanel);
+    T* to = out + j * pairs * kPanel * P;
+    for (int64_t p = 0; p < pairs; p++, to += kPanel * P) {
+      if (width < kPanel || (p + 1) * P > K) std::fill_n(to, kPanel * P, T(0));
+      for (int i = 0; i < P && p * P + i < K; i++) {
+        const S* from = source + (p * P + i) * stride + j * kPanel;
+        for (int64_t n = 0; n < width; n++) to[n * P + i] = from_f32<T>(as_f32(from[n]));
+      }
+    }
+  }
+}
+
+template <class T, class S>
+void pack_columns(T* out, const S* source, int64_t stride, int64_t K, int64_t N, int64_t panel_begin, int64_t panel_end) {
+  constexpr int P = kPair<T>;
+  const int64_t pairs = round_up(K, P) / P;
+  for (int64_t j = panel_begin; j < panel_end; j++) {
+    T* to = out + j * pairs * kPanel * P;
+    for (int64_t n = 0; n < kPanel; n++) {
+      const int64_t row = j * kPanel + n;
+      for (int64_t k = 0; k < pairs * P; k++)
+        to[k / P * kPanel * P + n * P + k % P] = row < N && k < K ? from_f32<T>(as_f32(source[row * stride + k])) : T(0);
+    }
+  }
+}
+
+void interleave(bf16* out, const bf16* a, const bf16* b, int64_t n) {
+  int64_t i = 0;
+#if defined(__AVX512BW__)
+  const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
+  for (; i + 32 <= n; i += 32) {
+    const __m512i x = _mm512_loadu_si512(a + i), y = _mm512_loadu_si512(b + i);
+    _mm512_storeu_si512(out + 2 * i, _mm512_permutex2var_epi16(x, low, y));
+    _mm512_storeu_si512(out + 2 * i + 32, _mm512_permutex2var_epi16(x, high, y));
+  }
+#endif
+  for (; i < n; i++) {
+    out[2 * i] = a[i];
+    out[2 * i + 1] = b[i];
+  }
+}
+
+template void gemm<float>(float*, int64_t, const Left<float>&, const Right<float>&, const Product&);
+template void gemm<bf16>(float*, int64_t, const Left<bf16>&, const Right<bf16>&, const Product&);
+template void pack_rows<float, float>(float*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t);
+template void pack_rows<float, bf16>(float*, const bf16*, int64_t, int64_t, int64_t, int64_t, int64_t);
+template void pack_rows<bf16, float>(bf16*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t);
+template void pack_rows<bf16, bf16>(bf16*, const bf16*, int64_t, int64_t, int64_t, int64_t, int64_t);
+template void pack_columns<float, float>(float*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t);
+template void pack_columns<bf16, float>(bf16*, const float*, int64_t, int64_t, int64_t, int64_t, int64_t);
+template void pack_columns<bf16, bf16>(bf16*, const bf16*, int64_t, int64_t, int64_t, int64_t, int64_t);
+
+}  // namespace lorikeet::CPU_NS
