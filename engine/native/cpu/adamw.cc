@@ -1,4 +1,5 @@
 // AdamW as torch.optim.AdamW computes it, and the norm that clipping needs.
+#include <algorithm>
 #include <cmath>
 
 #include "training.h"

@@ -264,16 +264,33 @@ class CrossEntropy {
       s.sum = context_.arena.take<double>(padded);
       s.weighed = pass.gradient ? context_.arena.take<float>(padded * H()) : nullptr;
     }
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t g = 0; g < n; g++) {
-      const Segment& s = segments[g];
+    for (const Segment& s : segments) {
       std::fill_n(s.max, padded, kMinusInfinity);
       std::fill_n(s.sum, padded, 0.0);
       if (pass.gradient) std::fill_n(s.weighed, padded * H(), 0.0f);
-      const int64_t end = std::min(V(), (g + 1) * length);
-      for (int64_t v = g * length; v < end; v += kPieceRows) run_piece(pass, v, std::min(end, v + kPieceRows), s, pieces_[omp_get_thread_num()]);
     }
+    // Every segment takes its next piece; between such rounds there may be a pause.
+    const int64_t rounds = length / kPieceRows, together = segments_together(padded);
+    for (int64_t round = 0; round < rounds; round++)
+      for (int64_t first = 0; first < n; first += together) {
+#pragma omp parallel for schedule(dynamic, 1)
+        for (int64_t g = first; g < std::min(n, first + together); g++) {
+          const int64_t v = g * length + round * kPieceRows, end = std::min({V(), (g + 1) * length, v + kPieceRows});
+          if (v < end) run_piece(pass, v, end, segments[g], pieces_[omp_get_thread_num()]);
+        }
+        pause();
+      }
     return segments;
+  }
+
+  /// As many segments as take some 10 ms on a slow core.
+  int64_t segments_together(int64_t n_tokens) const {
+    const double seconds = 4.0 * kPieceRows * double(n_tokens) * double(H()) / 50e9;
+    return std::clamp<int64_t>(int64_t(0.01 / seconds * context_.n_threads), context_.n_threads, kSegments);
+  }
+
+  void pause() const {
+    if (head_.pause) (*head_.pause)();
   }
 
   static float largest(const std::vector<Segment>& segments, int64_t s) {
@@ -333,22 +350,28 @@ class CrossEntropy {
     const int64_t S = pass.n_tokens;
     T* pairs = context_.arena.take<T>(packed_size<T>(S, H()));
     pack_rows(pairs, static_cast<const T*>(hidden.data), hidden.stride, S, H(), 0, (H() + kPanel - 1) / kPanel);
+    const int64_t together = segments_together(round_up(S, kPanel)) * kPieceRows;
+    for (int64_t first = 0; first < V(); first += together) {
 #pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t v = 0; v < V(); v += kPieceRows) {
-      const int64_t end = std::min(V(), v + kPieceRows), n = end - v;
-      const Piece<T>& own = pieces_[omp_get_thread_num()];
-      const T* rows = rows_.at(v, end, own.rows);
-      for (int64_t t = 0; t < S; t += kPanel) {
-        const int64_t width = std::min(kPanel, S - t);
-        gemm(own.logits, kPanel, by_row(rows, H()), pass.hidden.from(t, 0), Product{n, width, H()});
-        for (int64_t r = 0; r < n; r++)
-          for (int64_t s = 0; s < kPanel; s++) {
-            const bool is_target = s < width && pass.targets[size_t(t + s)] == v + r;
-            own.weights[r * kPanel + s] = s < width ? from_f32<T>(difference(softmax[t + s], own.logits[r * kPanel + s], is_target)) : T(0);
-          }
-        gemm(head_.dhead.f32(v), head_.dhead.stride, by_row<T>(own.weights, kPanel), packed<T>(pairs, S).from(0, t / kPair<T>),
-             Product{n, H(), width, 1, true});
-      }
+      for (int64_t v = first; v < std::min(V(), first + together); v += kPieceRows)
+        gradient_of_rows(pass, v, std::min(V(), v + kPieceRows), packed<T>(pairs, S), softmax, pieces_[omp_get_thread_num()]);
+      pause();
+    }
+  }
+
+  void gradient_of_rows(const Pass<T>& pass, int64_t begin, int64_t end, const Right<T>& hidden, const std::vector<Softmax>& softmax, const Piece<T>& own) {
+    const int64_t S = pass.n_tokens, n = end - begin;
+    const T* rows = rows_.at(begin, end, own.rows);
+    for (int64_t t = 0; t < S; t += kPanel) {
+      const int64_t width = std::min(kPanel, S - t);
+      gemm(own.logits, kPanel, by_row(rows, H()), pass.hidden.from(t, 0), Product{n, width, H()});
+      for (int64_t r = 0; r < n; r++)
+        for (int64_t s = 0; s < kPanel; s++) {
+          const bool is_target = s < width && pass.targets[size_t(t + s)] == begin + r;
+          own.weights[r * kPanel + s] = s < width ? from_f32<T>(difference(softmax[t + s], own.logits[r * kPanel + s], is_target)) : T(0);
+        }
+      const Left<T> differences = by_row<T>(own.weights, kPanel);
+      gemm(head_.dhead.f32(begin), head_.dhead.stride, differences, hidden.from(0, t / kPair<T>), Product{n, H(), width, 1, true});
     }
   }
 

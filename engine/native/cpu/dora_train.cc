@@ -1,4 +1,6 @@
 // DoRA's column factor in training: out = magnitude / row_norm * (W x + scale B A x), the norm a constant for the gradient (PEFT).
+#include <algorithm>
+
 #include "training.h"
 
 namespace lorikeet::CPU_NS {

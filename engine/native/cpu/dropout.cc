@@ -1,5 +1,7 @@
 // Which elements are dropped, as a function of seed, token, module and element alone: forward, recomputation and backward agree on
 // any number of threads. Elements 4j to 4j + 3 of token t are the four words of philox(seed, token_counter + t, module | j << 32).
+#include <algorithm>
+
 #include "../core/philox.h"
 #include "gemm.h"
 #include "training.h"

@@ -57,7 +57,12 @@ class TrainingOpsCpu final : public TrainingOps {
     return cross_entropy_cpu(context(), dhidden, hidden, targets, head);
   }
   void embed_rows_backward(Tensor drows, Tensor dx, std::span<const int32_t> ids, std::span<const int32_t> token_ids, float embed_scale) override {
+    context();
     embed_rows_backward_cpu(drows, dx, ids, token_ids, embed_scale);
+  }
+  void embed_backward(Tensor demb, Tensor dx, std::span<const int32_t> ids, float embed_scale) override {
+    context();
+    embed_backward_cpu(demb, dx, ids, embed_scale);
   }
   double sum_squares(const float* values, int64_t n) override { return sum_squares_cpu(context(), values, n); }
   void adamw(float* parameter, const float* gradient, float* exp_avg, float* exp_avg_sq, int64_t n, const AdamW& options) override {

@@ -54,6 +54,7 @@ LossResult cross_entropy_cpu(TrainingContext& context, Tensor dhidden, Tensor hi
 
 // embedding_backward.cc
 void embed_rows_backward_cpu(Tensor drows, Tensor dx, std::span<const int32_t> ids, std::span<const int32_t> token_ids, float embed_scale);
+void embed_backward_cpu(Tensor demb, Tensor dx, std::span<const int32_t> ids, float embed_scale);
 
 // adamw.cc
 double sum_squares_cpu(TrainingContext& context, const float* values, int64_t n);

@@ -533,9 +533,13 @@ void test_cross_entropy(std::vector<Setting>& settings) {
                        if (c.n_ids) lh.token_rows = view(rows, c.H), lh.dtoken_rows = view(drows, c.H);
                        lh.scale = scale;
                        lh.gradient = true;
+                       int n_pauses = 0;
+                       const std::function<void()> pause = [&] { n_pauses++; };
+                       lh.pause = &pause;
                        const LossResult result = s.ops->cross_entropy(view(dhidden, c.H), x.tensor(), targets, lh);
                        check(std::fabs(result.loss_sum - loss) < 1e-5 * std::max(1.0, loss), s.name + " " + what + " loss");
                        check(result.n_targets == c.S && result.n_correct == hits, s.name + " " + what + " counts");
+                       check(n_pauses > 0, s.name + " " + what + " pauses");
                        lh.gradient = false;
                        const LossResult only = s.ops->cross_entropy(Tensor{}, x.tensor(), targets, lh);
                        check(only.loss_sum == result.loss_sum && only.n_correct == hits, s.name + " " + what + ": the same loss without gradients");
@@ -590,6 +594,9 @@ void test_embedding_rows(std::vector<Setting>& settings) {
     std::vector<float> drows(3 * H);
     s.ops->embed_rows_backward(view(drows, H), view(dx, H), ids, token_ids, 11.3125f);
     check(worst(drows, want) < kSum, s.name + " embed_rows_backward");
+    std::vector<float> demb(11 * H);
+    s.ops->embed_backward(view(demb, H), view(dx, H), ids, 11.3125f);
+    check(std::memcmp(&demb[3 * H], &drows[0], H * 4) == 0 && std::memcmp(&demb[5 * H], &drows[H], H * 4) == 0, s.name + " embed_backward");
   }
 }
 
