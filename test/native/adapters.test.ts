@@ -1,10 +1,12 @@
 // Adapters made by PEFT over gemma3-tiny, through registry, engine and native code. Needs the reference data beside the repository.
 
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { AdapterRegistry } from '../../adapters/registry.js'
+import { writePeftAdapter, type PeftTensor } from '../../adapters/peft.js'
 import { AdapterStore } from '../../adapters/store.js'
 import type { EngineOptions } from '../../engine/api.js'
 import { createLocalEngine } from '../../engine/create-engine.js'
@@ -123,11 +125,11 @@ t.test('every bad adapter is refused by its kind, and nothing is evicted or chan
 })
 
 t.test('a replaced adapter never sees states that the old version cached', { skip }, async (t) => {
-  const { engine, registry } = await open(t, { prefixCache: true })
   const prompt = golden('plain-r16', 'p40.input_ids')
-  await publish(registry, 'cold', 'dora-r4')
-  const cold = await answer(engine, registry, 'cold', prompt)
-  await registry.remove('cold')
+  const other = await open(t)
+  await publish(other.registry, 'sql', 'dora-r4')
+  const cold = await answer(other.engine, other.registry, 'sql', prompt)
+  const { engine, registry } = await open(t, { prefixCache: true })
   await publish(registry, 'sql', 'plain-r16')
   const old = await answer(engine, registry, 'sql', prompt)
   t.same(await answer(engine, registry, 'sql', prompt), old)
@@ -138,6 +140,43 @@ t.test('a replaced adapter never sees states that the old version cached', { ski
   t.same(replaced, cold)
   await registry.rollback('sql')
   t.same(await answer(engine, registry, 'sql', prompt), old)
+})
+
+/** LoRA on the embedding as PEFT saves it: with the whole embedding of the base beside it, or with one that was changed. */
+async function writeEmbeddingLora(folder: string, copy: 'none' | 'base' | 'changed'): Promise<string> {
+  const embedding = Buffer.from(native().readSafetensor(join(GOLDENS, 'gemma3-tiny/model.safetensors'), 'model.embed_tokens.weight'))
+  const [rank, hiddenSize] = [4, 128]
+  const vocabSize = embedding.length / 2 / hiddenSize
+  if (copy === 'changed') embedding.copy(embedding, 0, embedding.length - 2 * hiddenSize)       // the first token as the last
+  const waves = (n: number, amplitude: number) => new Uint8Array(Float32Array.from({ length: n }, (_, i) => amplitude * Math.sin(i)).buffer)
+  const module = 'base_model.model.model.embed_tokens'
+  const tensors = new Map<string, PeftTensor>([
+    [`${module}.lora_embedding_A`, { dtype: 'F32', shape: [rank, vocabSize], data: waves(rank * vocabSize, 0.1) }],
+    [`${module}.lora_embedding_B`, { dtype: 'F32', shape: [hiddenSize, rank], data: waves(hiddenSize * rank, 0.1) }],
+  ])
+  if (copy !== 'none') tensors.set(`${module}.base_layer.weight`, { dtype: 'BF16', shape: [vocabSize, hiddenSize], data: embedding })
+  await mkdir(join(folder, copy))
+  await writePeftAdapter(join(folder, copy), { r: rank, lora_alpha: 4, target_modules: ['embed_tokens'] }, tensors)
+  return join(folder, copy)
+}
+
+t.test('the base\'s embedding that PEFT saves beside LoRA on it takes no memory and changes nothing; a changed one counts', { skip }, async (t) => {
+  const folder = t.testdir({})
+  const prompt = golden('plain-r16', 'p40.input_ids')
+  for (const compute of ['fp32', 'bf16'] as const) {
+    const { engine, registry } = await open(t, { compute })
+    const of = async (copy: Parameters<typeof writeEmbeddingLora>[1]) => {
+      const { version } = await registry.publishFolder('x', compute === 'fp32' ? await writeEmbeddingLora(folder, copy) : join(folder, copy), true)
+      return { ...await answer(engine, registry, `x@${version}`, prompt), bytes: (await engine.stats()).memory['adapters']! }
+    }
+    const none = await of('none')
+    const base = await of('base')
+    const changed = await of('changed')
+    t.same(base.logprobs, none.logprobs, compute)
+    t.equal(base.bytes, 2 * none.bytes, 'two adapters of the same size')
+    t.not(changed.logprobs, none.logprobs)
+    t.ok(changed.bytes > 10 * base.bytes, `${changed.bytes} bytes with the whole matrix`)
+  }
 })
 
 t.test('a slot can be filled and emptied hundreds of times without growing memory', { skip }, async (t) => {

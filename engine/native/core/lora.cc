@@ -1,10 +1,13 @@
 #include "lora.h"
 
+#include <algorithm>
+#include <numeric>
+
 namespace lorikeet {
 namespace {
 
 /// A host tensor as a matrix of the activation dtype (bf16 stays bf16 under fp32 arithmetic: the same values).
-HostMatrix as_matrix(const HostTensor& tensor, DType act, std::vector<std::shared_ptr<const void>>& kept) {
+HostMatrix as_matrix(const HostTensor& tensor, DType act) {
   const int64_t n = tensor.numel();
   HostMatrix m{tensor.dtype == FileDtype::kBF16 || act == DType::kBF16 ? WeightFormat::kBF16 : WeightFormat::kF32, tensor.shape[0],
                tensor.shape[1], tensor.data, nullptr, tensor.owner};
@@ -23,8 +26,48 @@ HostMatrix as_matrix(const HostTensor& tensor, DType act, std::vector<std::share
       m.owner = copy;
     }
   }
-  kept.push_back(m.owner);
   return m;
+}
+
+/// True where `matrix` [V, H] holds the base embedding's own values, bit for bit. Reads both once, unless an early row differs.
+bool is_base_embedding(const HostMatrix& matrix, const Embedding& base, Backend& backend) {
+  constexpr int64_t kRows = 256;
+  const int64_t H = base.cols;
+  const Buffer buffer = backend.allocate(kRows * H * 4);
+  std::vector<float> rows(kRows * H), own(kRows * H);
+  std::vector<int32_t> ids(kRows);
+  for (int64_t begin = 0; begin < base.rows; begin += kRows) {
+    const int64_t n = std::min(kRows, base.rows - begin), first = begin * H;
+    std::iota(ids.begin(), ids.begin() + n, int32_t(begin));
+    backend.embed({buffer.data(), DType::kF32, n, H, H}, std::span(ids).first(n), base, 1.0f, {});
+    backend.download(rows.data(), buffer.data(), size_t(n * H) * 4);
+    if (matrix.format == WeightFormat::kF32) std::copy_n(static_cast<const float*>(matrix.data) + first, n * H, own.begin());
+    else std::transform(static_cast<const bf16*>(matrix.data) + first, static_cast<const bf16*>(matrix.data) + first + n * H, own.begin(), to_f32);
+    if (!std::equal(rows.begin(), rows.begin() + n * H, own.begin())) return false;
+  }
+  return true;
+}
+
+/// The full matrices of an adapter at its two ends, but not where they are the base's: PEFT saves those beside LoRA on them.
+void upload_ends(const AdapterFile& file, const Weights& weights, Backend& backend, DeviceAdapter& out) {
+  const HostTensor &embed = file.saved_embed_tokens, &score = file.saved_lm_head;
+  const bool shared = score.data == embed.data;
+  const auto is_base = [&](const HostMatrix& m) { return file.saved_is_base_copy && is_base_embedding(m, *weights.embedding, backend); };
+  const auto put_head = [&](const HostMatrix& m) {
+    out.head = backend.make_head(m, m.format == WeightFormat::kF32 ? HeadFormat::kF32 : HeadFormat::kBF16);
+    out.kept.push_back(m.owner);
+  };
+  if (!embed.empty()) {
+    const HostMatrix m = as_matrix(embed, backend.act_dtype());
+    if (!is_base(m)) {
+      out.embedding = backend.make_embedding(m);
+      out.kept.push_back(m.owner);
+      if (shared) put_head(m);
+    }
+  }
+  if (score.empty() || shared) return;
+  const HostMatrix m = as_matrix(score, backend.act_dtype());
+  if (!weights.config.tied || !is_base(m)) put_head(m);
 }
 
 std::unique_ptr<TokenRowsDevice> upload_rows(const TokenRows& rows, Backend& backend) {
@@ -72,15 +115,12 @@ std::unique_ptr<DeviceAdapter> upload_adapter(const AdapterFile& file, const Wei
   if (file.token_rows) out->embed_rows = upload_rows(*file.token_rows, backend);
   out->embed_rows_score = weights.config.tied;
   if (file.head_rows) out->head_rows = upload_rows(*file.head_rows, backend);
-  if (!file.saved_embed_tokens.empty()) out->embedding = backend.make_embedding(as_matrix(file.saved_embed_tokens, backend.act_dtype(), out->kept));
-  if (!file.saved_lm_head.empty()) {
-    const HostMatrix m = as_matrix(file.saved_lm_head, backend.act_dtype(), out->kept);
-    out->head = backend.make_head(m, m.format == WeightFormat::kF32 ? HeadFormat::kF32 : HeadFormat::kBF16);
-  }
+  upload_ends(file, weights, backend, *out);
   if (file.embed_tokens) out->embed_lora = backend.make_embedding_lora(file.embed_tokens->a, file.embed_tokens->b, file.embed_tokens->scale);
   if (file.lm_head) out->head_lora = backend.make_lora(file.lm_head->a, file.lm_head->b, file.lm_head->scale, {});
   for (size_t bytes : {out->embedding ? out->embedding->bytes : 0, out->head ? out->head->bytes : 0, out->embed_lora ? out->embed_lora->bytes : 0,
-                       out->head_lora ? out->head_lora->bytes : 0, out->embed_rows ? out->embed_rows->rows.bytes() : 0})
+                       out->head_lora ? out->head_lora->bytes : 0, out->embed_rows ? out->embed_rows->rows.bytes() : 0,
+                       out->head_rows ? out->head_rows->rows.bytes() : 0})
     out->bytes += bytes;
   return out;
 }
