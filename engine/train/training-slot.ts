@@ -28,9 +28,9 @@ export class TrainingSlot {
     return {
       [Symbol.asyncIterator]() { return this },
       next: () => events.next(),
-      return: () => {
-        controller.abort()
-        return events.return(undefined)
+      return: async () => {
+        await stopRun({ controller, events })
+        return { done: true, value: undefined }
       },
     }
   }
@@ -38,9 +38,7 @@ export class TrainingSlot {
   /** Stops what runs; resolves once it has its checkpoint. */
   async close(): Promise<void> {
     this.#isClosed = true
-    const active = this.#active
-    active?.controller.abort()
-    await active?.events.return(undefined).catch(() => {})
+    if (this.#active !== undefined) await stopRun(this.#active)
   }
 
   async* #guard(request: TrainRequest, signal: AbortSignal, entry: () => ActiveRun): AsyncGenerator<TrainEvent> {
@@ -56,6 +54,16 @@ export class TrainingSlot {
     } finally {
       if (this.#active === active) this.#active = undefined
     }
+  }
+}
+
+/** Lets a run write its checkpoint and end; nobody reads its last events. */
+async function stopRun({ controller, events }: ActiveRun): Promise<void> {
+  controller.abort()
+  try {
+    while ((await events.next()).done !== true);
+  } catch {
+    // It ended with an error of its own: nothing is left to stop.
   }
 }
 

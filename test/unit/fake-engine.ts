@@ -3,7 +3,9 @@
 import type { ModelInfo } from '../../engine/api.js'
 import { type EngineParts, LocalEngine } from '../../engine/engine.js'
 import { FakeModel, type FakeOptions } from './fake-native.js'
-import { fakeEncoder, fakeTable } from './fake-tokenizer.js'
+import { gemmaTemplate } from '../../engine/chat-template.js'
+import { SampleEncoder } from '../../engine/train/sample-encoder.js'
+import { fakeEncoder, fakeTable, fakeTokenizer } from './fake-tokenizer.js'
 
 export type FakeEngineOptions = FakeOptions & Partial<Pick<EngineParts, 'maxNumSeqs' | 'maxBatchTokens' | 'maxQueue' | 'prefixCache'>>
 
@@ -17,6 +19,7 @@ export function fakeEngine(options: FakeEngineOptions = {}, model = new FakeMode
   }
   const engine = new LocalEngine({
     model, info, encoder: fakeEncoder, table: fakeTable,
+    training: { encoder: new SampleEncoder(fakeTokenizer, gemmaTemplate), tokenizerFiles: [] },
     maxNumSeqs: options.maxNumSeqs ?? 8, maxBatchTokens: options.maxBatchTokens ?? 32,
     maxQueue: options.maxQueue ?? 64, prefixCache: options.prefixCache ?? true, fullStepMs: 1,
   })

@@ -2,8 +2,10 @@
 // block tables it is given. A wrong table, position, window, stale block or adapter changes the tokens; broken rules throw.
 
 import type {
-  NativeAdapterInfo, NativeModel, NativeModelInfo, NativeSampling, NativeStepPlan, NativeStepResult, NativeTrainer
+  NativeAdapterInfo, NativeModel, NativeModelInfo, NativeSampling, NativeStepPlan, NativeStepResult, NativeTrainer,
+  NativeTrainerOptions
 } from '../../engine/native.js'
+import { FakeTrainer } from './fake-trainer.js'
 
 export interface FakeOptions {
   readonly blockTokens?: number
@@ -98,8 +100,8 @@ export class FakeModel implements NativeModel {
     })
   }
 
-  async createTrainer(): Promise<NativeTrainer> {
-    throw Object.assign(new Error('this fake does not train'), { code: 'UNSUPPORTED' })
+  async createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer> {
+    return new FakeTrainer(options)
   }
 
   async validateAdapter(path: string): Promise<NativeAdapterInfo> {
