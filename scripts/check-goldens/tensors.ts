@@ -40,6 +40,20 @@ export class TensorFile {
     return new Int32Array(raw.buffer, 0, raw.length / 4)
   }
 
+  i16(name: string): Int16Array {
+    const raw = this.raw(name)
+    return new Int16Array(raw.buffer, 0, raw.length / 2)
+  }
+
+  /** I16 or I32, as Int32. */
+  ints(name: string): Int32Array {
+    return this.dtype(name) === 'I16' ? Int32Array.from(this.i16(name)) : this.i32(name)
+  }
+
+  dtype(name: string): string {
+    return this.#entry(name).dtype
+  }
+
   #entry(name: string): { dtype: string; shape: number[] } {
     const entry = this.#header[name]
     if (entry === undefined) throw new Error(`${this.#path} has no tensor ${name}`)
