@@ -48,15 +48,17 @@ export class AdapterStore {
   readonly #queues = new Map<string, Promise<unknown>>()
   /** What the start-up sweep found: shown in the log. */
   readonly swept: string[] = []
+  readonly #isOwner: boolean
 
-  private constructor(root: string) {
+  private constructor(root: string, isOwner: boolean) {
     this.root = root
+    this.#isOwner = isOwner
   }
 
-  /** Removes what a crash left half done, reads every record. */
-  static async open(root: string): Promise<AdapterStore> {
+  /** Reads every record, and removes what a crash left half done; not so a guest, who may stand beside a server at work. */
+  static async open(root: string, { isOwner = true } = {}): Promise<AdapterStore> {
     await mkdir(root, { recursive: true })
-    const store = new AdapterStore(root)
+    const store = new AdapterStore(root, isOwner)
     for (const entry of await readdir(root, { withFileTypes: true })) {
       if (entry.name.startsWith(TEMPORARY) || entry.name.startsWith(TRASH)) await store.#sweep(join(root, entry.name))
       else if (entry.isDirectory() && isAdapterName(entry.name)) await store.#readName(entry.name)
@@ -249,6 +251,7 @@ export class AdapterStore {
   }
 
   async #sweep(path: string): Promise<void> {
+    if (!this.#isOwner) return
     await rm(path, { recursive: true, force: true })
     this.swept.push(`${path.slice(this.root.length + 1)}: left by an interrupted run, removed`)
   }

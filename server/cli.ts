@@ -18,6 +18,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'Serve a model over HTTP (what npm start runs)',
     run: async (args) => (await import('./main.js')).serve(args),
   },
+  train: {
+    summary: 'Train an adapter, alone or on a server that runs',
+    run: async (args) => (await import('./commands/train.js')).train(args),
+  },
   chat: {
     summary: 'Talk to a model in the terminal',
     run: async (args) => (await import('./commands/chat.js')).chat(args),
