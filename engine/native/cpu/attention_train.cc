@@ -16,6 +16,8 @@ namespace {
 constexpr int64_t kQueries = 64;  // of one block
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
+const i32x16 kLaneNumbers = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 struct Document {
   int64_t begin, length;
   int64_t padded;  // tokens of padded documents before it
@@ -90,9 +92,8 @@ Block block_of(const Call<T>& c, const Document& d, int64_t begin) {
 float exponentials(float* row, const Block& b, int64_t query, int64_t first_visible, float scale, float shift) {
   const int64_t low = first_visible - b.first, high = query + 1 - b.first;  // visible keys
   f32x16 sum{};
-  const i32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (int64_t i = 0; i < b.width(); i += kLanes) {
-    const i32x16 at = lanes + int32_t(i);
+    const i32x16 at = kLaneNumbers + int32_t(i);
     const f32x16 e = exp(load(row + i) * scale - shift);
     const f32x16 visible = select((at >= int32_t(low)) & (at < int32_t(high)), e, splat(0));
     store(row + i, visible);
@@ -102,9 +103,13 @@ float exponentials(float* row, const Block& b, int64_t query, int64_t first_visi
 }
 
 float largest_visible(const float* row, const Block& b, int64_t query, int64_t first_visible) {
-  float largest = kMinusInfinity;
-  for (int64_t i = first_visible - b.first; i <= query - b.first; i++) largest = std::max(largest, row[i]);
-  return largest;
+  f32x16 largest = splat(kMinusInfinity);
+  for (int64_t i = 0; i < b.width(); i += kLanes) {
+    const i32x16 at = kLaneNumbers + int32_t(i);
+    const i32x16 visible = (at >= int32_t(first_visible - b.first)) & (at <= int32_t(query - b.first));
+    largest = max(select(visible, load(row + i), splat(kMinusInfinity)), largest);
+  }
+  return reduce_max(largest);
 }
 
 template <class T>
@@ -182,10 +187,11 @@ void by_pairs(T* out, const float* rows, int64_t n_rows, int64_t width) {
       std::memcpy(out, rows + i * width, size_t(width) * 4);
     } else {
       const float *a = rows + i * width, *b = a + width;
-      const bool odd = i + 1 == n_rows;
-      for (int64_t c = 0; c < width; c++) {
-        out[2 * c] = from_f32<T>(a[c]);
-        out[2 * c + 1] = odd ? T(0) : from_f32<T>(b[c]);
+      alignas(64) T even[kPanel], odd[kPanel] = {};
+      for (int64_t c = 0; c < width; c += kPanel) {
+        convert_row(even, a + c, kPanel);
+        if (i + 1 < n_rows) convert_row(odd, b + c, kPanel);
+        interleave(out + 2 * c, even, odd, kPanel);
       }
     }
   }

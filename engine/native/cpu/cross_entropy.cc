@@ -18,7 +18,8 @@ namespace {
 
 constexpr int64_t kSegments = 16;
 constexpr int64_t kPieceRows = 256;   // of the head: with their interleaved form they stay in the second-level cache
-constexpr int64_t kTokens = 256;      // of one pass over the head
+constexpr int64_t kTokens = 512;      // of one pass over the head, as far as its sums fit kSumBytes
+constexpr int64_t kSumBytes = 32 << 20;
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 
 /// Rows of the head in the activations' dtype, with trained rows in their places.
@@ -212,8 +213,10 @@ class CrossEntropy {
 
   LossResult run(Tensor dhidden, Tensor hidden, std::span<const int32_t> targets) {
     LossResult result;
-    for (int64_t begin = 0; begin < hidden.rows; begin += kTokens) {
-      const int64_t end = std::min(begin + kTokens, hidden.rows);
+    const int64_t fit = std::max(kPanel, kSumBytes / (kSegments * H() * int64_t(sizeof(float))) / kPanel * kPanel);
+    const int64_t tokens = std::min(kTokens, fit);
+    for (int64_t begin = 0; begin < hidden.rows; begin += tokens) {
+      const int64_t end = std::min(begin + tokens, hidden.rows);
       const Arena::Scope scope(context_.arena);
       run_pass(head_.gradient ? dhidden.row_range(begin, end) : Tensor{}, hidden.row_range(begin, end), targets.subspan(begin, end - begin), result);
     }

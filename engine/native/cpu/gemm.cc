@@ -98,37 +98,6 @@ void gemm(float* c, int64_t c_row, const Left<T>& a, const Right<T>& b, const Pr
     }
 }
 
-template <class T, class S>
-void pack_rows(T* out, const S* source, int64_t stride, int64_t K, int64_t N, int64_t panel_begin, int64_t panel_end) {
-  constexpr int P = kPair<T>;
-  const int64_t pairs = round_up(K, P) / P;
-  for (int64_t j = panel_begin; j < panel_end; j++) {
-    const int64_t width = std::min(kPanel, N - j * kPanel);
-    T* to = out + j * pairs * kPanel * P;
-    for (int64_t p = 0; p < pairs; p++, to += kPanel * P) {
-      if (width < kPanel || (p + 1) * P > K) std::fill_n(to, kPanel * P, T(0));
-      for (int i = 0; i < P && p * P + i < K; i++) {
-        const S* from = source + (p * P + i) * stride + j * kPanel;
-        for (int64_t n = 0; n < width; n++) to[n * P + i] = from_f32<T>(as_f32(from[n]));
-      }
-    }
-  }
-}
-
-template <class T, class S>
-void pack_columns(T* out, const S* source, int64_t stride, int64_t K, int64_t N, int64_t panel_begin, int64_t panel_end) {
-  constexpr int P = kPair<T>;
-  const int64_t pairs = round_up(K, P) / P;
-  for (int64_t j = panel_begin; j < panel_end; j++) {
-    T* to = out + j * pairs * kPanel * P;
-    for (int64_t n = 0; n < kPanel; n++) {
-      const int64_t row = j * kPanel + n;
-      for (int64_t k = 0; k < pairs * P; k++)
-        to[k / P * kPanel * P + n * P + k % P] = row < N && k < K ? from_f32<T>(as_f32(source[row * stride + k])) : T(0);
-    }
-  }
-}
-
 void interleave(bf16* out, const bf16* a, const bf16* b, int64_t n) {
   int64_t i = 0;
 #if defined(__AVX512BW__)
@@ -144,6 +113,55 @@ void interleave(bf16* out, const bf16* a, const bf16* b, int64_t n) {
     out[2 * i] = a[i];
     out[2 * i + 1] = b[i];
   }
+}
+
+namespace {
+
+/// A row of at most kPanel values in T, the rest zero; in place where it is whole and of that type.
+template <class T, class S>
+const T* panel_row(const S* source, int64_t width, T* scratch) {
+  if constexpr (std::is_same_v<S, T>)
+    if (width == kPanel) return source;
+  convert_row(scratch, source, width);
+  std::fill(scratch + width, scratch + kPanel, T(0));
+  return scratch;
+}
+
+}  // namespace
+
+template <class T, class S>
+void pack_rows(T* out, const S* source, int64_t stride, int64_t K, int64_t N, int64_t panel_begin, int64_t panel_end) {
+  alignas(64) T a[kPanel], b[kPanel];
+  for (int64_t j = panel_begin; j < panel_end; j++) {
+    const int64_t width = std::min(kPanel, N - j * kPanel);
+    const S* from = source + j * kPanel;
+    T* to = out + j * round_up(K, kPair<T>) * kPanel;
+    for (int64_t k = 0; k < K; k += kPair<T>, to += kPanel * kPair<T>) {
+      const T* even = panel_row(from + k * stride, width, a);
+      if constexpr (kPair<T> == 1) {
+        std::memcpy(to, even, sizeof a);
+      } else {
+        interleave(to, even, k + 1 < K ? panel_row(from + (k + 1) * stride, width, b) : panel_row(from, 0, b), kPanel);
+      }
+    }
+  }
+}
+
+template <class T, class S>
+void pack_columns(T* out, const S* source, int64_t stride, int64_t K, int64_t N, int64_t panel_begin, int64_t panel_end) {
+  constexpr int P = kPair<T>;
+  constexpr int64_t kDepth = 256;  // of the source's row at a time
+  alignas(64) T row[kDepth];
+  const int64_t depth = round_up(K, P);
+  for (int64_t j = panel_begin; j < panel_end; j++)
+    for (int64_t k = 0; k < depth; k += kDepth)
+      for (int64_t n = 0; n < kPanel; n++) {
+        const int64_t there = j * kPanel + n < N ? std::min(kDepth, K - k) : 0, pairs = std::min(kDepth, depth - k) / P;
+        if (there > 0) convert_row(row, source + (j * kPanel + n) * stride + k, there);
+        std::fill(row + there, row + pairs * P, T(0));
+        T* to = out + j * depth * kPanel + k * kPanel + n * P;
+        for (int64_t p = 0; p < pairs; p++) std::memcpy(to + p * kPanel * P, row + p * P, P * sizeof(T));
+      }
 }
 
 template void gemm<float>(float*, int64_t, const Left<float>&, const Right<float>&, const Product&);
