@@ -24,6 +24,7 @@ struct DeviceThread::Item {
 
 namespace {
 
+constexpr auto kQuantum = std::chrono::milliseconds(10);      // of background work while steps wait, and the piece that goes beyond it
 constexpr auto kStepGap = std::chrono::milliseconds(5);       // from the end of a step until the next one is surely queued
 constexpr auto kServingGap = std::chrono::milliseconds(250);  // after so long without a step nobody is being served
 constexpr double kWindowSeconds = 1;                          // over which shares are measured, fading
@@ -37,7 +38,7 @@ struct DeviceThread::Background {
   const double share;
   const std::atomic<bool>& aborted;
   std::packaged_task<void()> task;
-  Clock::time_point piece_begin = Clock::now();
+  Clock::time_point quantum_begin{};
 };
 
 void DeviceThread::DeviceTime::add(Clock::time_point now, double more_background, double more_serving) {
@@ -142,7 +143,8 @@ void DeviceThread::run_background(const std::function<void(const std::function<v
   Background background{share, aborted};
   const std::function<void()> pause = [&] { this->pause(background); };
   background.task = std::packaged_task<void()>([&] {
-    pause();
+    give_way(background);
+    background.quantum_begin = Clock::now();
     work(pause);
   });
   std::future<void> done = background.task.get_future();
@@ -156,23 +158,33 @@ void DeviceThread::run_background(const std::function<void(const std::function<v
 }
 
 void DeviceThread::pause(Background& background) {
-  const auto piece_end = Clock::now();
-  if (background.piece_begin - last_item_end_ < kServingGap) device_time_.add(piece_end, seconds(piece_end - background.piece_begin), 0);
+  const auto quantum = Clock::now() - background.quantum_begin;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closing_ || background.aborted) throw Error("ABORTED", "the training was ended");
+    if (quantum < kQuantum) return;
+  }
+  if (background.quantum_begin - last_item_end_ < kServingGap) device_time_.add(Clock::now(), seconds(quantum), 0);
+  give_way(background);
+  background.quantum_begin = Clock::now();
+}
+
+/// Runs what waits: one piece at least, and more while the background is above its share.
+void DeviceThread::give_way(const Background& background) {
   for (;;) {
     Item* item;
     {
       std::unique_lock lock(mutex_);
       if (closing_ || background.aborted) throw Error("ABORTED", "the training was ended");
       item = take_item();
-      if (!item && !wait_for_next_step(lock, background)) break;
+      if (!item && !wait_for_next_step(lock, background)) return;
       if (!item) continue;
     }
     const auto begin = Clock::now();
     run_item(item);
     device_time_.add(last_item_end_, 0, seconds(last_item_end_ - begin));
-    if (device_time_.may_train(background.share)) break;
+    if (device_time_.may_train(background.share)) return;
   }
-  background.piece_begin = Clock::now();
 }
 
 /// Between two steps of running requests the queue is empty for a moment. Training that has had its share does not slip in there.

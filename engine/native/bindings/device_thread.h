@@ -49,9 +49,9 @@ class DeviceThread : public std::enable_shared_from_this<DeviceThread> {
   Napi::Promise run(Napi::Env env, Work work);
   /// Runs a piece here after what is queued, and waits for it; called from work on another such thread. Rethrows what it throws.
   void run_and_wait(std::function<void()> piece);
-  /// Runs background work here and waits for it; called from another such thread. It calls `pause` between its pieces: each pause runs at
-  /// least one piece of queued work that waits, and more until the background's share of the time is below `share`. A pause throws Error
-  /// ABORTED once `aborted` is set or the thread closes.
+  /// Runs background work here and waits for it; called from another such thread. It calls `pause` between its pieces. After a quantum
+  /// of some 10 ms a pause runs at least one piece of queued work that waits, and more until the background's share of the time is at
+  /// most `share`. A pause throws Error ABORTED once `aborted` is set or the thread closes.
   void run_background(const std::function<void(const std::function<void()>& pause)>& work, double share, const std::atomic<bool>& aborted);
   /// Lets a pause that waits see that its work was aborted.
   void wake() { wake_.notify_all(); }
@@ -76,6 +76,7 @@ class DeviceThread : public std::enable_shared_from_this<DeviceThread> {
   Item* take_item();  // null: none waits
   void settle(Item* item);
   void pause(Background& background);
+  void give_way(const Background& background);
   bool wait_for_next_step(std::unique_lock<std::mutex>& lock, const Background& background);
 
   Napi::ThreadSafeFunction to_node_;
