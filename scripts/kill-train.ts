@@ -63,7 +63,8 @@ async function train(folder: string, data: string, { steps, model, compute }: Ki
   })
   const config = resolveTrainConfig({
     preset: 'guide', loss_on: 'assistant', r: 8, max_length: 96, gradient_accumulation_steps: 2, max_steps: steps, logging_steps: 1,
-    save_steps: Math.max(2, Math.floor(steps / N_SAVES)), validation_split: 0.1, eval_steps: 20, load_best_model_at_end: true, lr_scheduler_type: 'cosine',
+    save_steps: Math.max(2, Math.floor(steps / N_SAVES)), validation_split: 0.1, eval_steps: 20, load_best_model_at_end: true,
+    lr_scheduler_type: 'cosine',
   })
   for await (const event of engine.train({ id: 'kill', config, trainFiles: [data], outputDir: folder })) process.send!(event)
   await engine.close()

@@ -14,6 +14,7 @@ import { type Sample, SampleEncoder } from '../../engine/train/sample-encoder.js
 import { learningRateAt } from '../../engine/train/schedule.js'
 import type { LossOn, SchedulerType } from '../../engine/train/types.js'
 import type { Report } from './report.js'
+import { checkTrainFiles } from './train-files.js'
 
 export async function checkTrainData(root: string, report: Report): Promise<void> {
   report.section('training data')
@@ -23,6 +24,7 @@ export async function checkTrainData(root: string, report: Report): Promise<void
   if (existsSync(join(root, 'dataset', 'packing.json'))) checkPacking(join(root, 'dataset', 'packing.json'), report)
   if (existsSync(join(root, 'schedules.json'))) checkSchedules(join(root, 'schedules.json'), report)
   if (existsSync(join(root, 'trl-eager', 'trajectory.jsonl'))) checkOrder(join(root, 'trl-eager'), report)
+  checkTrainFiles(root, report)
 }
 
 interface GoldenSample {

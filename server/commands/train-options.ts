@@ -54,7 +54,7 @@ export function trainOptions(args: readonly string[]): TrainOptions {
   const given = readFlags(args)
   const file = given.own.has('config') ? readConfigFile(one(given, 'config')!) : {}
   const setting = (name: string) => texts(given.own.get(name.replaceAll('_', '-')) ?? file[name])
-  const [name = ''] = setting('name')
+  const name = setting('name').at(-1) ?? ''
   const config = loadConfig([...texts(file['model']).flatMap((model) => ['--model', model]), ...given.rest])
   const hyper = Object.fromEntries(Object.entries(file).filter(([key]) => !FILE_SETTINGS.includes(key)))
   const values = { ...hyper, ...given.values }
@@ -63,7 +63,7 @@ export function trainOptions(args: readonly string[]): TrainOptions {
   if (data.length === 0) throw new UsageError('--data is needed')
   return asUsage(() => ({
     server: one(given, 'server'), apiKey: clientApiKey(one(given, 'api-key')), name: checkAdapterName(name, '--name'), data,
-    validationData: setting('validation_data'), outputDir: setting('output_dir')[0] ?? join(config.dataDir, 'runs', name),
+    validationData: setting('validation_data'), outputDir: setting('output_dir').at(-1) ?? join(config.dataDir, 'runs', name),
     publish: given.publish, values, train: resolveTrainConfig(values), config,
   }))
 }
