@@ -41,8 +41,9 @@ bool is_base_embedding(const HostMatrix& matrix, const Embedding& base, Backend&
     std::iota(ids.begin(), ids.begin() + n, int32_t(begin));
     backend.embed({buffer.data(), DType::kF32, n, H, H}, std::span(ids).first(n), base, 1.0f, {});
     backend.download(rows.data(), buffer.data(), size_t(n * H) * 4);
-    if (matrix.format == WeightFormat::kF32) std::copy_n(static_cast<const float*>(matrix.data) + first, n * H, own.begin());
-    else std::transform(static_cast<const bf16*>(matrix.data) + first, static_cast<const bf16*>(matrix.data) + first + n * H, own.begin(), to_f32);
+    const auto* f32 = static_cast<const float*>(matrix.data);
+    const auto* b16 = static_cast<const bf16*>(matrix.data);
+    for (int64_t i = 0; i < n * H; i++) own[i] = matrix.format == WeightFormat::kF32 ? f32[first + i] : to_f32(b16[first + i]);
     if (!std::equal(rows.begin(), rows.begin() + n * H, own.begin())) return false;
   }
   return true;
