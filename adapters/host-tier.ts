@@ -5,7 +5,7 @@ import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { LRUCache } from 'lru-cache'
 import { ADAPTER_FILES } from './manifest.js'
-import type { StoredVersion } from './store.js'
+import type { StoredVersion } from './stored-version.js'
 
 export interface HostTierOptions {
   /** Largest total of the versions kept, bytes. */

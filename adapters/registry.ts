@@ -6,7 +6,9 @@ import { HostTier, type HostTierStats } from './host-tier.js'
 import { checkAdapterName, checkVersionPrefix, parseModel } from './names.js'
 import { PinnedNames } from './pinned-names.js'
 import { folderUnderRoots } from './roots.js'
-import { AdapterSlots, type AcquireOptions, type MissPolicy, type SlotsStats } from './slots.js'
+import type { AcquireOptions, MissPolicy, SlotsStats } from './slot-types.js'
+import { AdapterSlots } from './slots.js'
+import type { AdapterStatus, VersionStatus } from './status.js'
 import { AdapterStore, type StoredVersion } from './store.js'
 import type { Staging } from './staging.js'
 
@@ -50,23 +52,6 @@ export interface ModelLease {
   readonly version: string | null
   renew(): Promise<AdapterHandle | null>
   release(): void
-}
-
-export type Tier = 'device' | 'host' | 'disk'
-
-export interface VersionStatus extends StoredVersion {
-  readonly isCurrent: boolean
-  readonly tier: Tier
-  readonly pins: number
-  readonly lastUsedAt: string | null
-}
-
-export interface AdapterStatus {
-  readonly name: string
-  readonly served: boolean
-  readonly pinned: boolean
-  readonly current: string | null
-  readonly versions: readonly VersionStatus[]
 }
 
 const BASE_LEASE: ModelLease = { adapter: null, name: null, version: null, renew: async () => null, release: () => {} }
@@ -306,7 +291,7 @@ export class AdapterRegistry {
 export function asDiskFull(error: unknown): unknown {
   const { code } = error as { code?: string }
   if (code !== 'ENOSPC' && code !== 'EDQUOT') return error
-  return new EngineError('OUT_OF_MEMORY', 'The data directory is full: nothing was published', { cause: error })
+  return new EngineError('DISK_FULL', 'The data directory is full: nothing was published', { cause: error })
 }
 
 function secondsOf(iso: string): number {

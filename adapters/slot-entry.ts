@@ -2,7 +2,7 @@
 
 import type { AdapterHandle, AdapterInfo } from '../engine/api.js'
 import { Gate } from './gate.js'
-import type { StoredVersion } from './store.js'
+import type { StoredVersion } from './stored-version.js'
 
 /** preparing -> queued -> loading -> resident -> leaving; back to loading when the engine restarts. */
 export type EntryState = 'preparing' | 'queued' | 'loading' | 'resident' | 'leaving'

@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { AdapterInfo, Engine } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
-import type { StoredVersion } from './store.js'
+import type { StoredVersion } from './stored-version.js'
 
 export type SlotEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'unloadAdapter'>
 

@@ -1,67 +1,20 @@
 // The device tier: which adapter version is in which slot. lru-cache keeps the order of use, the engine obeys. A version is pinned
 // from acquire() to release() and never leaves before; loads of one version coalesce; who waits longest gets the next slot.
 
-import { LRUCache } from 'lru-cache'
-import type { AdapterHandle } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 import { Gate } from './gate.js'
+import { Recency } from './recency.js'
 import { handleOf, newEntry, type Entry } from './slot-entry.js'
-import { RETRY_AFTER_MS, SlotLoader, isRestart, type SlotEngine } from './slot-loader.js'
-import type { StoredVersion } from './store.js'
-
-export type MissPolicy = 'wait' | 'error'
-
-export interface SlotsOptions {
-  readonly engine: SlotEngine
-  readonly nSlots: number
-  /** Checks and reads the files before a slot is taken, so that a bad adapter costs no good one its place. True: from host memory. */
-  readonly prepare: (version: StoredVersion) => Promise<boolean>
-  /** Longest wait of one acquire, ms. */
-  readonly waitMs: number
-  /** With every slot pinned, a load that waited this long makes the least pinned version leave after its last request. */
-  readonly drainAfterMs: number
-  readonly onLoad?: (seconds: number, from: 'host' | 'disk') => void
-}
-
-export interface AcquireOptions {
-  readonly policy?: MissPolicy
-  readonly waitMs?: number
-  readonly signal?: AbortSignal
-  /** Held for good, by configuration: never chosen to leave for those that wait. */
-  readonly isPermanent?: boolean
-}
-
-/** A version held in its slot. */
-export interface SlotLease {
-  readonly handle: AdapterHandle
-  readonly version: StoredVersion
-  /** The same version in the engine that runs now. @throws EngineError */
-  renew(): Promise<AdapterHandle>
-  /** Idempotent. */
-  release(): void
-}
-
-export interface SlotsStats {
-  readonly nSlots: number
-  readonly resident: number
-  readonly residentBytes: number
-  readonly pinned: number                 // versions with a pin
-  readonly pins: number                   // requests that hold one
-  readonly waiting: number                // loads that wait for a slot
-  readonly loads: number
-  readonly loadFailures: number
-  readonly evictions: number
-  readonly hits: number
-  readonly misses: number
-  readonly busy: number                   // acquires that gave up waiting
-}
+import { RETRY_AFTER_MS, SlotLoader, isRestart } from './slot-loader.js'
+import type { AcquireOptions, SlotLease, SlotsOptions, SlotsStats } from './slot-types.js'
+import type { StoredVersion } from './stored-version.js'
 
 export class AdapterSlots {
   readonly #options: SlotsOptions
   readonly #loader: SlotLoader
   readonly #entries = new Map<string, Entry>()         // what a new request for a version joins
   readonly #placed = new Set<Entry>()                  // everything that owns a slot
-  readonly #recent: LRUCache<string, Entry>            // resident, by last use
+  readonly #recent: Recency                            // resident, by last use
   #free: number[]
   #queue: Entry[] = []
   #evicting = 0
@@ -72,7 +25,7 @@ export class AdapterSlots {
   constructor(options: SlotsOptions) {
     this.#options = options
     this.#loader = new SlotLoader(options.engine, options.waitMs)
-    this.#recent = new LRUCache({ max: Math.max(1, options.nSlots) })
+    this.#recent = new Recency(options.nSlots)
     this.#free = slotsDownFrom(options.nSlots)
     this.#epoch = options.engine.restarts
   }
@@ -196,7 +149,7 @@ export class AdapterSlots {
   #pump(): void {
     while (this.#queue.length > 0 && this.#free.length > 0) void this.#load(this.#queue.shift()!, this.#free.pop()!)
     while (this.#queue.length > this.#evicting) {
-      const victim = this.#leastRecent((entry) => entry.pins === 0)
+      const victim = this.#recent.leastRecentUnpinned()
       if (victim === undefined) break
       this.#leave(victim)
     }
@@ -228,7 +181,7 @@ export class AdapterSlots {
   #loaded(entry: Entry): void {
     if (this.#entries.get(entry.version.version) === entry) {
       entry.state = 'resident'
-      this.#recent.set(entry.version.version, entry)
+      this.#recent.add(entry)
     } else {
       entry.state = 'leaving'                          // was leaving before the engine restarted
       this.#evicting += 1
@@ -254,7 +207,7 @@ export class AdapterSlots {
   /** New requests start over with a new entry; this one goes with its last pin. */
   #leave(entry: Entry): void {
     this.#entries.delete(entry.version.version)
-    this.#recent.delete(entry.version.version)
+    this.#recent.delete(entry)
     entry.state = 'leaving'
     this.#evicting += 1
     if (entry.pins === 0) void this.#evict(entry)
@@ -283,17 +236,10 @@ export class AdapterSlots {
       this.#drainTimer.unref()
       return
     }
-    const drainable = [...this.#recent.values()].filter(({ isPermanent }) => !isPermanent)
-    const fewestPins = Math.min(...drainable.map(({ pins }) => pins))
-    const victim = this.#leastRecent((entry) => !entry.isPermanent && entry.pins === fewestPins)
+    const victim = this.#recent.leastPinned()
     if (victim === undefined) return
     this.#leave(victim)
     this.#drainIfStarving()
-  }
-
-  #leastRecent(isCandidate: (entry: Entry) => boolean): Entry | undefined {
-    for (const entry of this.#recent.rvalues()) if (entry !== undefined && isCandidate(entry)) return entry
-    return undefined
   }
 
   #lease(entry: Entry, isPermanent: boolean): SlotLease {
@@ -332,7 +278,7 @@ export class AdapterSlots {
 
   #touch(entry: Entry): void {
     entry.usedAt = Date.now()
-    this.#recent.get(entry.version.version)
+    this.#recent.touch(entry)
   }
 
   #unpin(entry: Entry): void {

@@ -3,25 +3,18 @@
 
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdir, readFile, readdir, rename, rm } from 'node:fs/promises'
+import { mkdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { EngineError } from '../engine/errors.js'
-import { digestFile, flushFolder, renameDurable, writeDurable } from './durable.js'
-import { ADAPTER_FILES, MANIFEST_FILE, parseManifest } from './manifest.js'
+import { flushFolder, renameDurable, writeDurable } from './durable.js'
 import type { Manifest } from './manifest.js'
-import { checkAdapterName, isAdapterName, isVersion } from './names.js'
-import {
-  RECORD_FILE, emptyRecord, logged, parseRecord, promotedRecord, publishedRecord, rebuiltRecord, without, type NameRecord,
-} from './record.js'
+import { checkAdapterName } from './names.js'
+import { RECORD_FILE, emptyRecord, logged, promotedRecord, publishedRecord, without, type NameRecord } from './record.js'
 import { Staging } from './staging.js'
+import { TEMPORARY, TRASH, keep, scanStore, type NameState, type StoreScan } from './store-scan.js'
+import { faultOf, storedVersion, type StoredVersion } from './stored-version.js'
 
-/** One version, as everyone outside the store sees it. */
-export interface StoredVersion extends Manifest {
-  readonly name: string
-  /** Folder with PEFT's two files. */
-  readonly path: string
-  readonly bytes: number
-}
+export type { StoredVersion }
 
 export interface PublishOptions {
   readonly base: string
@@ -33,37 +26,25 @@ export interface PublishOptions {
   readonly promote?: boolean
 }
 
-const TEMPORARY = '.tmp-'
-const TRASH = '.trash-'
 const QUARANTINE = '.quarantine'
-
-interface NameState {
-  readonly record: NameRecord
-  readonly versions: ReadonlyMap<string, StoredVersion>
-}
 
 export class AdapterStore {
   readonly root: string
-  readonly #names = new Map<string, NameState>()
+  readonly #names: Map<string, NameState>
   readonly #queues = new Map<string, Promise<unknown>>()
   /** What the start-up sweep found: shown in the log. */
-  readonly swept: string[] = []
-  readonly #isOwner: boolean
+  readonly swept: string[]
 
-  private constructor(root: string, isOwner: boolean) {
+  private constructor(root: string, { names, swept }: StoreScan) {
     this.root = root
-    this.#isOwner = isOwner
+    this.#names = names
+    this.swept = swept
   }
 
   /** Reads every record, and removes what a crash left half done; not so a guest, who may stand beside a server at work. */
   static async open(root: string, { isOwner = true } = {}): Promise<AdapterStore> {
     await mkdir(root, { recursive: true })
-    const store = new AdapterStore(root, isOwner)
-    for (const entry of await readdir(root, { withFileTypes: true })) {
-      if (entry.name.startsWith(TEMPORARY) || entry.name.startsWith(TRASH)) await store.#sweep(join(root, entry.name))
-      else if (entry.isDirectory() && isAdapterName(entry.name)) await store.#readName(entry.name)
-    }
-    return store
+    return new AdapterStore(root, await scanStore(root, isOwner))
   }
 
   names(): string[] {
@@ -225,37 +206,6 @@ export class AdapterStore {
     this.#names.set(name, { record, versions: keep(known, record.versions) })
   }
 
-  async #readName(name: string): Promise<void> {
-    const folder = join(this.root, name)
-    for (const entry of await readdir(folder)) if (entry.startsWith(TEMPORARY)) await this.#sweep(join(folder, entry))
-    if (!existsSync(join(folder, RECORD_FILE))) return this.#sweepUnnamed(name, folder)
-    const record = await readFile(join(folder, RECORD_FILE), 'utf8').then(parseRecord).catch(() => undefined)
-    const found = new Map<string, StoredVersion>()
-    for (const entry of (await readdir(folder)).filter(isVersion)) {
-      if (record?.versions.includes(entry) === false) {
-        await this.#sweep(join(folder, entry))        // renamed into place, but the publish was never acknowledged
-        continue
-      }
-      const manifest = await readFile(join(folder, entry, MANIFEST_FILE), 'utf8').then(parseManifest).catch(() => undefined)
-      if (manifest?.version === entry) found.set(entry, storedVersion(name, join(folder, entry), manifest))
-    }
-    if (record === undefined) this.swept.push(`${name}: record unreadable, rebuilt from its versions`)
-    const effective = record ?? rebuiltRecord(name, [...found.values()])
-    this.#names.set(name, { record: effective, versions: keep(found, effective.versions) })
-  }
-
-  /** A first publish that did not finish; a folder with anything else in it is not ours to delete. */
-  async #sweepUnnamed(name: string, folder: string): Promise<void> {
-    if ((await readdir(folder)).every(isVersion)) return this.#sweep(folder)
-    this.swept.push(`${name}: not written by this store, left alone (publish it with: lorikeet adapters add ${name} ${folder})`)
-  }
-
-  async #sweep(path: string): Promise<void> {
-    if (!this.#isOwner) return
-    await rm(path, { recursive: true, force: true })
-    this.swept.push(`${path.slice(this.root.length + 1)}: left by an interrupted run, removed`)
-  }
-
   /** Out of sight at once and for good, then deleted. */
   async #discard(path: string): Promise<void> {
     const trash = join(this.root, `${TRASH}${randomBytes(6).toString('hex')}`)
@@ -284,11 +234,6 @@ export class AdapterStore {
   }
 }
 
-function storedVersion(name: string, path: string, manifest: Manifest): StoredVersion {
-  const bytes = ADAPTER_FILES.reduce((sum, file) => sum + manifest.files[file].bytes, 0)
-  return { ...manifest, name, path, bytes }
-}
-
 function onlyMatch(state: NameState, prefix: string): StoredVersion {
   const matches = [...state.versions.values()].filter(({ version }) => version.startsWith(prefix))
   if (matches.length === 1) return matches[0]!
@@ -296,21 +241,6 @@ function onlyMatch(state: NameState, prefix: string): StoredVersion {
   if (matches.length === 0) throw notFound(`Adapter '${name}' has no version ${prefix}`)
   throw new EngineError('INVALID_REQUEST', `${prefix} begins ${matches.length} versions of adapter '${name}': give more digits`,
     { param: 'version' })
-}
-
-async function faultOf(version: StoredVersion): Promise<string | undefined> {
-  for (const file of ADAPTER_FILES) {
-    const digest = await digestFile(join(version.path, file)).catch((error: Error) => error)
-    if (digest instanceof Error) return `${file} cannot be read`
-    const expected = version.files[file]
-    if (digest.bytes !== expected.bytes) return `${file} has ${digest.bytes} bytes instead of ${expected.bytes}`
-    if (digest.sha256 !== expected.sha256) return `${file} has other content than was published`
-  }
-  return undefined
-}
-
-function keep<V>(map: ReadonlyMap<string, V>, keys: readonly string[]): Map<string, V> {
-  return new Map(keys.flatMap((key) => (map.has(key) ? [[key, map.get(key)!] as const] : [])))
 }
 
 function notFound(message: string): EngineError {

@@ -1,6 +1,6 @@
 // What the server needs to know of adapters. adapters/ implements it; here is only what a server without adapters does.
 
-import type { MissPolicy } from '../adapters/slots.js'
+import type { MissPolicy } from '../adapters/slot-types.js'
 import type { AdapterHandle } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 

@@ -1,7 +1,7 @@
 // One generation from a checked body to the engine and back: admission, adapter, engine requests, metrics. Routes and the
 // WebSocket only turn its events into bytes.
 
-import type { MissPolicy } from '../adapters/slots.js'
+import type { MissPolicy } from '../adapters/slot-types.js'
 import type { GenerateEvent, GenerateRequest } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 import type { ModelLease } from './adapter-directory.js'

@@ -1,8 +1,8 @@
 // Bodies and answers of /admin/adapters, for validation and OpenAPI, and how an adapter is written in JSON.
 
 import { Type, type Static } from 'typebox'
+import type { AdapterStatus, VersionStatus } from '../../adapters/status.js'
 import type { StoredVersion } from '../../adapters/store.js'
-import type { AdapterStatus, VersionStatus } from '../../adapters/registry.js'
 import { ErrorResponse } from './response-schemas.js'
 
 export const NameParams = Type.Object({ name: Type.String() })

@@ -2,7 +2,7 @@
 // header for gateways, which do not rewrite bodies. A name that the server does not know is a 404 whatever the policy.
 
 import { Type } from 'typebox'
-import type { MissPolicy } from '../../adapters/slots.js'
+import type { MissPolicy } from '../../adapters/slot-types.js'
 
 export const MISS_HEADER = 'x-lorikeet-adapter-miss'
 

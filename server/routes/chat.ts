@@ -2,7 +2,7 @@
 
 import type { Static } from 'typebox'
 import type { FastifyInstance } from 'fastify'
-import type { MissPolicy } from '../../adapters/slots.js'
+import type { MissPolicy } from '../../adapters/slot-types.js'
 import type { ServerContext } from '../context.js'
 import { runGeneration, type PromptEvent } from '../generation.js'
 import type { ApiKey } from '../keys.js'
