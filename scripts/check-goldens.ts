@@ -11,12 +11,13 @@ import { Report } from './check-goldens/report.js'
 import { checkText } from './check-goldens/text.js'
 import { checkTraining } from './check-goldens/training.js'
 import { checkTrainData } from './check-goldens/train-data.js'
+import { checkWholeRun } from './check-goldens/train-whole.js'
 
 const USAGE = `usage: npm run check-goldens -- [DIR] [options]
   DIR               a directory laid out like ../shared/goldens (the default) or ../shared/goldens-training
   --gguf FILE       the real 270M (default build/models/gemma-3-270m-q4_k_m.gguf; skipped where absent)
   --tokenizer FILE  Gemma 3's tokenizer.json (default: that of the development package)
-  --only NAME       one of nf4, models, adapters, text, gguf, training, train-data (repeatable)`
+  --only NAME       one of nf4, models, adapters, text, gguf, training, train-run, train-data (repeatable)`
 
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -46,6 +47,7 @@ async function main(): Promise<number> {
   }
   if (wanted('gguf') && existsSync(join(root, 'gemma-3-270m'))) await checkGguf(join(root, 'gemma-3-270m'), values.gguf, report)
   if (wanted('training') && existsSync(join(root, 'base', 'nf4'))) await checkTraining(root, report)
+  if (wanted('train-run') && existsSync(join(root, 'trl-eager'))) await checkWholeRun(root, report)
   if (wanted('train-data') && existsSync(join(root, 'base', 'tokenizer'))) await checkTrainData(root, report)
   console.log(`\n${report.summary()}`)
   return report.nFailed === 0 && report.nPassed > 0 ? 0 : 1

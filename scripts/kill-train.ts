@@ -74,6 +74,8 @@ async function train(folder: string, data: string, { steps, model, compute }: Ki
 interface Life {
   readonly firstStep: number
   readonly lastStep: number
+  /** Until the first step was done. */
+  readonly startMs: number
   readonly finished: boolean
 }
 
@@ -86,14 +88,15 @@ export async function killTraining(options: KillTrainOptions, say: (line: string
     const [whole, broken] = [join(root, 'whole'), join(root, 'broken')]
     mkdirSync(broken)
     const cleanAt = performance.now()
-    if (!(await live(whole, data, options)).finished) throw new Error('the run that was left alone did not finish')
+    const alone = await live(whole, data, options)
+    if (!alone.finished) throw new Error('the run that was left alone did not finish')
     const runMs = performance.now() - cleanAt
     say(`left alone: ${(runMs / 1000).toFixed(1)} s, adapter ${digest(whole).slice(0, 12)}`)
     const counts = { kills: 0, midWrite: 0, beforeStep: 0, stepsAgain: 0 }
     for (let reached = 0; counts.kills < options.kills;) {
-      // A third of the kills fall into start and data, before the first step.
+      // A third of the kills fall into loading, data and resumption.
       const early = counts.kills % 3 === 2
-      const life = await live(broken, data, options, Math.random() * runMs * LIFE_SHARE, early)
+      const life = await live(broken, data, options, Math.random() * (early ? alone.startMs : runMs * LIFE_SHARE), early)
       if (life.finished) break
       counts.kills++
       if (isMidWrite(broken)) counts.midWrite++
@@ -119,10 +122,12 @@ async function live(folder: string, data: string, options: KillTrainOptions, lif
     '--model', options.model, '--compute', options.compute], { stdio: ['ignore', 'ignore', 'inherit', 'ipc'] })
   const exited = new Promise((resolve) => child.once('exit', resolve))
   const steps: number[] = []
+  const startedAt = performance.now()
+  let startMs = 0
   let finished = false
   const stepped = new Promise<void>((resolve) => child.on('message', (message) => {
     const event = message as TrainEvent
-    if (event.type === 'step') steps.push(event.step)
+    if (event.type === 'step' && steps.push(event.step) === 1) startMs = performance.now() - startedAt
     if (event.type === 'step' || event.type === 'finished') resolve()
     finished ||= event.type === 'finished'
   }))
@@ -132,7 +137,7 @@ async function live(folder: string, data: string, options: KillTrainOptions, lif
     child.kill('SIGKILL')
   }
   await exited
-  return { firstStep: steps[0] ?? 0, lastStep: steps.at(-1) ?? 0, finished }
+  return { firstStep: steps[0] ?? 0, lastStep: steps.at(-1) ?? 0, startMs, finished }
 }
 
 function isMidWrite(folder: string): boolean {
