@@ -58,6 +58,11 @@ export class Jobs {
     return typeof this.#options.engine.train === 'function'
   }
 
+  /** Jobs by state. */
+  counts(): Readonly<Record<JobStatus, number>> | undefined {
+    return this.#closed === undefined ? this.store.counts() : undefined
+  }
+
   /** The job that runs now. */
   get running(): Job | undefined {
     const id = this.#queue.currentId
@@ -76,8 +81,8 @@ export class Jobs {
       baseHash: engine.info.hash, baseName, error: null, version: null, fineTunedModel: null, resultFiles: [], trainedTokens: null,
       progress: null, evaluation: null, crashes: 0,
     }
-    const known = idempotency === undefined ? undefined : this.store.findAgain(wanted.owner, idempotency)
-    if (known !== undefined) return { job: known, isNew: false }
+    const known = this.again(wanted.owner, idempotency)
+    if (known !== undefined) return known
     const active = this.store.inStates(...ACTIVE).filter(({ owner }) => owner === wanted.owner).length
     if (active >= maxActive) {
       throw new EngineError('QUEUE_FULL', `${active} jobs wait or run already, of ${maxActive} at most`, { retryAfterMs: 60_000 })
@@ -86,6 +91,12 @@ export class Jobs {
     this.store.addEvent(job.id, 'info', `Created fine-tuning job: ${job.id}`)
     this.#queue.validate(job)
     return { job, isNew: true }
+  }
+
+  /** What the same request made before. @throws EngineError INVALID_REQUEST when the key came with another one */
+  again(owner: string | null, idempotency: Idempotency | undefined): { readonly job: Job; readonly isNew: false } | undefined {
+    const job = idempotency === undefined ? undefined : this.store.findAgain(owner, idempotency)
+    return job === undefined ? undefined : { job, isNew: false }
   }
 
   get(id: string): Job | undefined {

@@ -41,7 +41,7 @@ export type ModelReference =
 
 /** ft:BASE:ORGANISATION:NAME:VERSION, and what OpenAI hangs on the names of checkpoints. BASE may hold colons. */
 const FINE_TUNED = /^ft:.+:[^:]+:([^:]+):([0-9a-f]{8})(?::ckpt-step-\d+)?$/
-const ORGANISATION = 'lorikeet'
+export const ORGANISATION = 'lorikeet'
 const FINE_TUNED_DIGITS = 8
 
 /** The name of a version in the form that OpenAI's fine-tuned models have: parseModel reads it as NAME@VERSION. */

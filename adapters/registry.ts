@@ -93,6 +93,19 @@ export class AdapterRegistry {
     return [...base, ...adapters]
   }
 
+  /** The entry of a version that `model` pins; undefined where it names none. */
+  pinnedEntry(model: string): ModelEntry | undefined {
+    const reference = parseModel(model, this.#options.baseNames)
+    if (reference?.kind !== 'adapter' || reference.versionPrefix === undefined) return undefined
+    if (this.store.record(reference.name)?.served !== true) return undefined
+    try {
+      const { createdAt, path } = this.store.find(reference.name, reference.versionPrefix)
+      return { id: model, created: secondsOf(createdAt), root: path, parent: this.#options.baseNames[0] ?? null }
+    } catch {
+      return undefined
+    }
+  }
+
   /**
    * The base or adapter that `model` names, resident and pinned until release().
    * @throws EngineError UNKNOWN_MODEL, ADAPTER_SLOTS_BUSY, ADAPTER_*: never the base for an adapter that is not there
@@ -199,6 +212,24 @@ export class AdapterRegistry {
     const versions = await this.store.remove(checkAdapterName(name))
     this.#pinned.release(name)
     for (const { version } of versions) this.#discard(version)
+  }
+
+  /**
+   * What `model` names: a name with all its versions, or one version. A current one makes way for the one that was before; where
+   * there is none, the name goes with it.
+   * @throws EngineError UNKNOWN_MODEL; INVALID_REQUEST for the base
+   */
+  async removeModel(model: string): Promise<void> {
+    const reference = parseModel(model, this.#options.baseNames)
+    if (reference?.kind === 'base') throw new EngineError('INVALID_REQUEST', 'The base cannot be deleted', { param: 'model' })
+    if (reference === null || this.store.record(reference.name) === undefined) throw this.#unknown(model)
+    const { name, versionPrefix } = reference
+    const { version } = this.#find(model, name, versionPrefix)
+    const isCurrent = this.store.current(name) === version
+    const hasEarlier = (this.store.record(name)?.stack.length ?? 0) > 1
+    if (versionPrefix === undefined || (isCurrent && !hasEarlier)) return this.remove(name)
+    if (isCurrent) await this.rollback(name)
+    await this.removeVersion(name, version)
   }
 
   async removeVersion(name: string, version: string): Promise<void> {

@@ -1,6 +1,6 @@
 // Which folders a request may have read: those under the configured roots, in truth and not only by name.
 
-import { realpath } from 'node:fs/promises'
+import { readdir, realpath, stat } from 'node:fs/promises'
 import { join, resolve, sep } from 'node:path'
 import { EngineError } from '../engine/errors.js'
 import { ADAPTER_FILES } from './manifest.js'
@@ -24,6 +24,28 @@ export async function folderUnderRoots(folder: string, roots: readonly string[])
   throw new EngineError('INVALID_REQUEST',
     'Adapters are loaded only from folders under --adapter-root; any other can be sent to POST /admin/adapters',
     { param: 'lora_path' })
+}
+
+/**
+ * The real path of a data file or folder under one of the roots. Links are followed, and what they lead to has to be inside too,
+ * as has every file of a folder.
+ * @throws EngineError INVALID_REQUEST
+ */
+export async function dataUnderRoots(path: string, roots: readonly string[], param: string): Promise<string> {
+  for (const root of roots) {
+    const named = resolve(root, path)
+    if (!isInside(resolve(root), named) || path.includes('\0')) continue
+    const [realRoot, found] = await Promise.all([realPathOf(root), realPathOf(named)])
+    if (found === undefined) {
+      throw new EngineError('INVALID_REQUEST', `There is no data at ${JSON.stringify(path).slice(0, 200)}`, { param })
+    }
+    if (realRoot === undefined || !isInside(realRoot, found)) continue
+    const entries = (await stat(found)).isDirectory() ? await readdir(found) : []
+    const files = await Promise.all(entries.map((name) => realPathOf(join(found, name))))
+    if (files.every((file) => file !== undefined && isInside(realRoot, file))) return found
+  }
+  throw new EngineError('INVALID_REQUEST',
+    'Data is read only from folders under --train-root; any other file can be sent to POST /v1/files', { param })
 }
 
 function realPathOf(path: string): Promise<string | undefined> {

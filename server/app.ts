@@ -21,10 +21,13 @@ import { registerAdapters } from './routes/adapters.js'
 import { registerChat } from './routes/chat.js'
 import { registerCompletions } from './routes/completions.js'
 import { registerDocs } from './routes/docs.js'
+import { registerFiles } from './routes/files.js'
+import { registerFineTuning } from './routes/fine-tuning.js'
 import { registerHealth } from './routes/health.js'
 import { registerLora } from './routes/lora.js'
 import { registerMetrics } from './routes/metrics.js'
 import { registerModels } from './routes/models.js'
+import { registerTrain } from './routes/train.js'
 import { registerUpgrades, registerWebSocket, SocketRegistry } from './routes/websocket.js'
 
 export interface AppOptions {
@@ -68,6 +71,9 @@ export async function buildApp({ config, backend, keys }: AppOptions): Promise<A
   registerCompletions(server, context)
   registerLora(server, context)
   await registerAdapters(server, context)
+  await registerFiles(server, context)
+  registerFineTuning(server, context)
+  registerTrain(server, context)
 
   return { server, context }
 }

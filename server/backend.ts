@@ -2,6 +2,7 @@
 // engine, health checks ask here for the truth.
 
 import type { Engine, EngineStats, Progress } from '../engine/api.js'
+import type { Jobs } from '../adapters/jobs.js'
 import { EngineError } from '../engine/errors.js'
 import type { AdapterDirectory } from './adapter-directory.js'
 
@@ -22,6 +23,7 @@ export type StatsListener = (stats: EngineStats, engine: Engine) => void
 export class Backend {
   #engine: Engine | undefined
   #adapters: AdapterDirectory | undefined
+  #jobs: Jobs | undefined
   #failure: string | undefined
   #progress: Progress | undefined
   #draining = false
@@ -34,9 +36,10 @@ export class Backend {
   queueFullSince: number | undefined
 
   /** The engine has loaded and answers. */
-  attach(engine: Engine, adapters: AdapterDirectory): void {
+  attach(engine: Engine, adapters: AdapterDirectory, jobs?: Jobs): void {
     this.#engine = engine
     this.#adapters = adapters
+    this.#jobs = jobs
     this.#answeredAt = performance.now()
     this.#timer = setInterval(() => void this.poll(), POLL_MS)
     this.#timer.unref()
@@ -75,6 +78,18 @@ export class Backend {
   adapters(): AdapterDirectory {
     if (this.#adapters === undefined) throw unavailable('The model is still loading.', 2_000)
     return this.#adapters
+  }
+
+  /** @throws EngineError ENGINE_UNAVAILABLE while loading, UNSUPPORTED where the server has none */
+  jobs(): Jobs {
+    if (this.#jobs !== undefined) return this.#jobs
+    if (this.#engine === undefined) throw unavailable(this.#failure ?? 'The model is still loading.', 2_000)
+    throw new EngineError('UNSUPPORTED', 'This server has no training jobs')
+  }
+
+  /** The same without throwing: for metrics, and for the end. */
+  get attachedJobs(): Jobs | undefined {
+    return this.#jobs
   }
 
   onStats(listener: StatsListener): void {

@@ -6,7 +6,7 @@ import { basename, join } from 'node:path'
 import { parseArgs, type ParseArgsConfig } from 'node:util'
 import type { EngineOptions } from '../engine/api.js'
 import type { SlowReaderPolicy } from './openai/sse.js'
-import { bytes, choice, duration, flag, integer, list, pattern, text, UsageError, type Setting } from './settings.js'
+import { bytes, choice, duration, flag, integer, list, pattern, share, text, UsageError, type Setting } from './settings.js'
 
 export { UsageError } from './settings.js'
 
@@ -42,6 +42,12 @@ export const SETTINGS = {
   adapterWait: duration(10_000, 1, 'Longest wait for an adapter slot; then 429.'),
   adapterHostBytes: bytes(2 ** 30, 0, 'Adapters kept verified in host memory.'),
   metricsAdapters: integer(32, 0, 1_000, 'Adapters named in /metrics: the most used; the rest count as "other".'),
+
+  trainRoot: list('DIR', 'Folder that POST /admin/train may read data from. Repeatable.', (path) => path),
+  trainShare: share(0.5, 'Most of the device\'s time that training takes while requests run.'),
+  maxJobs: integer(16, 1, 10_000, 'Training jobs of one key that may wait or run.'),
+  maxFileBytes: bytes(512 * MIB, 1_024, 'Largest file that may be uploaded for training.'),
+  fileQuota: bytes(16 * 1_024 * MIB, 1_024, 'Bytes of files that one key may store.'),
 
   apiKeys: text('', 'FILE', 'Key file made by "lorikeet keys create".'),
   allowedHost: list('HOST', 'Further names that the Host header may hold on loopback. Repeatable.', (host) => host.toLowerCase()),

@@ -10,6 +10,7 @@ import { Backend } from './backend.js'
 import { describeSettings, loadConfig, UsageError, type ServerConfig } from './config.js'
 import { KeyStore } from './keys.js'
 import { openAdapters } from './open-adapters.js'
+import { openTraining } from './open-training.js'
 import { ProgressBar } from './progress-bar.js'
 import { drain, onceStopped } from './shutdown.js'
 
@@ -63,11 +64,13 @@ async function loadEngine({ context, server }: App, start: StartEngine): Promise
   })
   bar.finish()
   if (backend.draining) return engine.close()
-  const adapters = await openAdapters(config, engine, (message) => server.log.info(message)).catch(async (error: unknown) => {
+  const closing = async (error: unknown): Promise<never> => {
     await engine.close()                               // its process would keep this one alive
     throw error
-  })
-  backend.attach(engine, adapters)
+  }
+  const adapters = await openAdapters(config, engine, (message) => server.log.info(message)).catch(closing)
+  const jobs = await openTraining(config, engine, adapters, (err, job) => server.log.error({ err, job }, 'training job')).catch(closing)
+  backend.attach(engine, adapters, jobs)
 }
 
 function announce({ context }: App, address: string): void {

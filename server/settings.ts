@@ -72,6 +72,21 @@ export function flag(fallback: boolean, help: string): Setting<boolean> {
   }
 }
 
+/** A part of one: above 0, at most 1. */
+export function share(fallback: number, help: string): Setting<number> {
+  return {
+    help,
+    fallback,
+    placeholder: 'SHARE',
+    shown: String(fallback),
+    parse(value) {
+      const part = /^(?:0?\.\d{1,9}|0|1(?:\.0+)?)$/.test(value.trim()) ? Number(value) : NaN
+      if (part > 0 && part <= 1) return part
+      throw new UsageError(`expects a number above 0, at most 1, not "${value}"`)
+    },
+  }
+}
+
 const BYTE_UNITS: Readonly<Record<string, number>> = {
   '': 1, b: 1, k: 1e3, kb: 1e3, kib: 2 ** 10, m: 1e6, mb: 1e6, mib: 2 ** 20, g: 1e9, gb: 1e9, gib: 2 ** 30,
 }

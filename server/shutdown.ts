@@ -16,6 +16,7 @@ export async function drain({ server, context }: App): Promise<boolean> {
     await active.idle(LAST_WORDS_MS)
   }
   sockets.closeAll()
+  await backend.attachedJobs?.close()
   await server.close()
   context.keys?.close()
   backend.close()

@@ -2,6 +2,7 @@
 
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { EngineError } from '../../engine/errors.js'
 import { openSqlite, type SqlDatabase } from '../sqlite.js'
 
 const SCHEMA = `
@@ -18,13 +19,23 @@ const SCHEMA = `
     owner TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL, job TEXT NOT NULL, PRIMARY KEY (owner, key));
   CREATE TABLE IF NOT EXISTS files (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT, body TEXT NOT NULL);`
 
-/** @throws Error of SQLite when the file is of something else or cannot be written */
+/**
+ * One process at a time: two servers over one data directory would run each other's jobs.
+ * @throws EngineError ENGINE_UNAVAILABLE when another process has it; Error of SQLite when it is damaged or cannot be written
+ */
 export async function openJobDatabase(dataDir: string): Promise<SqlDatabase> {
   await mkdir(dataDir, { recursive: true })
-  const database = await openSqlite(join(dataDir, 'jobs.sqlite'))
-  database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA busy_timeout = 5000')
-  database.exec(SCHEMA)
-  return database
+  const path = join(dataDir, 'jobs.sqlite')
+  const database = await openSqlite(path)
+  try {
+    database.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL')
+    database.exec(SCHEMA)
+    return database
+  } catch (error) {
+    database.close()
+    if (!/locked|busy/i.test((error as Error).message)) throw error
+    throw new EngineError('ENGINE_UNAVAILABLE', `${path} is in use by another server: give this one a --data-dir of its own`)
+  }
 }
 
 const inside = new WeakSet<SqlDatabase>()

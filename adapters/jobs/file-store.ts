@@ -31,6 +31,13 @@ export interface NewFile {
   readonly expiresAfterS?: number
 }
 
+/** Content on disk that has no name yet: keep() or drop() it. */
+export interface ReceivedFile {
+  readonly path: string
+  readonly bytes: number
+  readonly sha256: string
+}
+
 /** Endings that a reader of data knows, and those of results and databases; any other is kept as .bin. */
 const ENDINGS = ['.jsonl', '.csv', '.parquet', '.sqlite', '.db', '.json', '.txt']
 const TEMPORARY = '.tmp-'
@@ -59,29 +66,36 @@ export class FileStore {
     return store
   }
 
-  /** Streams the content to disk. @throws EngineError INVALID_REQUEST when it is empty or larger than `maxBytes`, DISK_FULL */
-  async add(file: NewFile, content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, maxBytes: number): Promise<StoredFile> {
+  /** Streams content to disk under no name yet. @throws EngineError FILE_INVALID when it is empty or too large, OUT_OF_MEMORY */
+  async receive(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, maxBytes: number): Promise<ReceivedFile> {
+    const path = join(this.#folder, `${TEMPORARY}${newId('')}`)
+    try {
+      const { bytes, sha256 } = await writeDurable(path, content, maxBytes)
+      if (bytes === 0) throw new EngineError('FILE_INVALID', 'The file is empty', { param: 'file' })
+      return { path, bytes, sha256 }
+    } catch (error) {
+      await rm(path, { force: true })
+      if (!(error instanceof FileTooLarge)) throw asDiskFull(error)
+      throw new EngineError('FILE_INVALID', `The file is larger than ${maxBytes} bytes`, { param: 'file' })
+    }
+  }
+
+  /** Makes a file of what was received. */
+  async keep({ path: temporary, bytes, sha256 }: ReceivedFile, file: NewFile): Promise<StoredFile> {
     const id = newId('file-')
     const ending = extname(file.filename).toLowerCase()
     const path = join(this.#folder, `${id}${ENDINGS.includes(ending) ? ending : '.bin'}`)
-    const temporary = join(this.#folder, `${TEMPORARY}${id}`)
-    try {
-      const { bytes, sha256 } = await writeDurable(temporary, content, maxBytes)
-      if (bytes === 0) throw new EngineError('INVALID_REQUEST', 'The file is empty', { param: 'file' })
-      await renameDurable(temporary, path)
-      const createdAt = unixSeconds()
-      const { owner, filename, purpose, expiresAfterS } = file
-      const expiresAt = expiresAfterS === undefined ? null : createdAt + expiresAfterS
-      const stored: StoredFile = { id, owner, bytes, sha256, createdAt, expiresAt, filename, purpose, path }
-      this.#database.prepare('INSERT INTO files (id, owner, body) VALUES (?, ?, ?)').run(id, owner, JSON.stringify(stored))
-      return stored
-    } catch (error) {
-      await rm(temporary, { force: true })
-      if (error instanceof FileTooLarge) {
-        throw new EngineError('INVALID_REQUEST', `The file is larger than ${maxBytes} bytes`, { param: 'file' })
-      }
-      throw asDiskFull(error)
-    }
+    await renameDurable(temporary, path)
+    const createdAt = unixSeconds()
+    const { owner, filename, purpose, expiresAfterS } = file
+    const expiresAt = expiresAfterS === undefined ? null : createdAt + expiresAfterS
+    const stored: StoredFile = { id, owner, bytes, sha256, createdAt, expiresAt, filename, purpose, path }
+    this.#database.prepare('INSERT INTO files (id, owner, body) VALUES (?, ?, ?)').run(id, owner, JSON.stringify(stored))
+    return stored
+  }
+
+  async drop({ path }: ReceivedFile): Promise<void> {
+    await rm(path, { force: true })
   }
 
   get(id: string): StoredFile | undefined {

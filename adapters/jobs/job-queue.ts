@@ -11,7 +11,7 @@ import { fineTunedModelName } from '../names.js'
 import type { AdapterRegistry } from '../registry.js'
 import { judgeGate } from './gate.js'
 import { measureForGate } from './gate-evaluation.js'
-import { JobRun, removeWorkFiles, stageResult, type RunOutcome } from './job-runner.js'
+import { JobRun, publishCheckpoints, removeWorkFiles, stageResult, type RunOutcome } from './job-runner.js'
 import { unixSeconds, type JobStore } from './job-store.js'
 import type { Job, JobError, JobStatus } from './job-types.js'
 import { formatResultCsv } from './result-csv.js'
@@ -239,8 +239,10 @@ export class JobQueue {
   async #succeed(job: Job, version: string, tokens: number): Promise<void> {
     const fineTunedModel = fineTunedModelName(job.baseName, job.name, version)
     const csv = formatResultCsv(this.#store.metrics(job.id))
-    const result = await this.#options.files.add({ owner: job.owner, filename: `${job.id}-results.csv`, purpose: 'fine-tune-results' },
-      [Buffer.from(csv)], Infinity)
+    const { files } = this.#options
+    const result = await files.keep(await files.receive([Buffer.from(csv)], Infinity),
+      { owner: job.owner, filename: `${job.id}-results.csv`, purpose: 'fine-tune-results' })
+    if (job.keepsCheckpoints === true) await publishCheckpoints(this.#options.registry, this.#store, job)
     await removeWorkFiles(this.folderOf(job.id), this.#store, job.id)
     this.#store.update(job.id, {
       status: 'succeeded', finishedAt: unixSeconds(), version, fineTunedModel, resultFiles: [result.id], trainedTokens: tokens,

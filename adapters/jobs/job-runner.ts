@@ -150,6 +150,15 @@ export async function stageResult(registry: AdapterRegistry, job: Job, adapterPa
   return registry.publish(job.name, staging, job.id, false)
 }
 
+/** Checkpoints that the run has kept, as versions that are not current. One that cannot be read is left out. */
+export async function publishCheckpoints(registry: AdapterRegistry, store: JobStore, job: Job): Promise<void> {
+  for (const checkpoint of store.checkpoints(job.id, { limit: 1_000 }).data) {
+    if (!existsSync(checkpoint.path)) continue
+    const published = await stageResult(registry, job, checkpoint.path).catch(() => undefined)
+    if (published !== undefined) store.putCheckpoint({ ...checkpoint, version: published.version })
+  }
+}
+
 export interface Measured {
   readonly found: EvaluationReport
   readonly current: EvaluationReport | undefined

@@ -122,8 +122,9 @@ export class JobStore {
 
   /** The same step again replaces what was known of it. */
   putCheckpoint(checkpoint: JobCheckpoint): void {
+    const { id, jobId, step } = checkpoint
     this.#run(`INSERT INTO checkpoints (id, job, step, body) VALUES (?1, ?2, ?3, ?4)
-      ON CONFLICT (job, step) DO UPDATE SET id = ?1, body = ?4`, checkpoint.id, checkpoint.jobId, checkpoint.step, JSON.stringify(checkpoint))
+      ON CONFLICT (job, step) DO UPDATE SET id = ?1, body = ?4`, id, jobId, step, JSON.stringify(checkpoint))
   }
 
   checkpoints(jobId: string, { after, limit }: PageOptions): Page<JobCheckpoint> {

@@ -52,6 +52,8 @@ export interface NewJob {
   readonly suffix?: string
   readonly metadata?: Readonly<Record<string, string>>
   readonly methodType?: string
+  /** Checkpoints that are left at the end become versions too, though not the current one. */
+  readonly keepsCheckpoints?: boolean
 }
 
 export interface Job extends NewJob {

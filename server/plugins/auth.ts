@@ -76,6 +76,11 @@ export function allowModel(key: ApiKey | null, model: string): void {
   throw new ApiError(403, 'model_not_allowed', `This key may not use the model '${model}'.`, { param: 'model' })
 }
 
+/** Files and jobs belong to the key that made them; administrators, and a server without keys, see all. */
+export function mayRead(key: ApiKey | null, owner: string | null): boolean {
+  return key === null || key.scopes.includes('admin') || key.id === owner
+}
+
 export function mayUse(key: ApiKey | null, model: string): boolean {
   return key?.models === undefined || key.models.includes(model) || key.models.includes(adapterNameOf(model))
 }

@@ -4,6 +4,7 @@ import { Counter, Gauge, Registry, collectDefaultMetrics } from 'prom-client'
 import type { Backend } from '../backend.js'
 import { AdapterMetrics } from './adapter-metrics.js'
 import { EngineMetrics } from './engine-metrics.js'
+import { TrainingMetrics } from './training-metrics.js'
 import { RequestMetrics, type ModelLabels } from './request-metrics.js'
 
 export class Metrics {
@@ -23,6 +24,7 @@ export class Metrics {
     this.webSockets = new Gauge({ name: 'lorikeet_websocket_connections', help: 'Open WebSockets.', registers })
     new EngineMetrics(this.registry, backend, labels)
     new AdapterMetrics(this.registry, backend)
+    new TrainingMetrics(this.registry, backend)
     collectDefaultMetrics({ register: this.registry, prefix: 'lorikeet_' })
   }
 }

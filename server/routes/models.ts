@@ -2,11 +2,14 @@
 
 import { Type } from 'typebox'
 import type { FastifyInstance } from 'fastify'
+import { AdapterRegistry } from '../../adapters/registry.js'
 import type { ModelEntry } from '../adapter-directory.js'
 import type { ServerContext } from '../context.js'
 import { EngineError } from '../../engine/errors.js'
 import { modelListResponses, modelResponses } from '../openai/response-schemas.js'
-import { mayUse } from '../plugins/auth.js'
+import { adapterRegistry } from '../open-adapters.js'
+import { deletedResponses } from '../openai/fine-tuning-schemas.js'
+import { allowModel, mayUse } from '../plugins/auth.js'
 
 export function registerModels(app: FastifyInstance, context: ServerContext): void {
   app.get('/v1/models', {
@@ -19,6 +22,8 @@ export function registerModels(app: FastifyInstance, context: ServerContext): vo
     return { object: 'list', data: entries.filter(({ id }) => mayUse(request.apiKey, id)).map((entry) => modelCard(context, entry)) }
   })
 
+  registerDeletion(app, context)
+
   app.get<{ Params: { model: string } }>('/v1/models/:model', {
     config: { scope: 'infer' },
     schema: {
@@ -27,9 +32,28 @@ export function registerModels(app: FastifyInstance, context: ServerContext): vo
     },
   }, async (request) => {
     const entries = await context.backend.adapters().list()
-    const entry = entries.find(({ id }) => id === request.params.model && mayUse(request.apiKey, id))
-    if (entry === undefined) throw new EngineError('UNKNOWN_MODEL', `The model '${request.params.model}' does not exist on this server.`)
+    const { model } = request.params
+    const directory = context.backend.adapters()
+    const pinned = directory instanceof AdapterRegistry ? directory.pinnedEntry(model) : undefined
+    const entry = entries.find(({ id }) => id === model) ?? pinned
+    if (entry === undefined || !mayUse(request.apiKey, model)) throw new EngineError('UNKNOWN_MODEL', `The model '${request.params.model}' does not exist on this server.`)
     return modelCard(context, entry)
+  })
+}
+
+/** OpenAI's way to delete a fine-tuned model: a version, or a name with all of them. */
+function registerDeletion(app: FastifyInstance, context: ServerContext): void {
+  app.delete<{ Params: { model: string } }>('/v1/models/:model', {
+    config: { scope: 'adapters:write' },
+    schema: {
+      operationId: 'deleteModel', summary: 'Delete an adapter, or one version of it', tags: ['models'],
+      params: Type.Object({ model: Type.String() }), response: deletedResponses,
+    },
+  }, async (request) => {
+    const { model } = request.params
+    allowModel(request.apiKey, model)
+    await adapterRegistry(context.backend.adapters()).removeModel(model)
+    return { id: model, object: 'model', deleted: true }
   })
 }
 

@@ -3,6 +3,7 @@
 import type { Test } from 'tap'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import type { AddressInfo } from 'node:net'
+import type { Jobs } from '../../adapters/jobs.js'
 import { BaseOnlyDirectory, type AdapterDirectory } from '../../server/adapter-directory.js'
 import { buildApp, type App } from '../../server/app.js'
 import { Backend } from '../../server/backend.js'
@@ -18,6 +19,7 @@ export interface HarnessOptions {
   readonly flags?: readonly string[]
   readonly keys?: KeyStore
   readonly adapters?: AdapterDirectory
+  readonly jobs?: Jobs
   /** The model is still loading. */
   readonly loading?: boolean
 }
@@ -33,9 +35,10 @@ export async function startApp(t: Test, options: HarnessOptions = {}): Promise<H
   const engine = options.engine ?? new FakeEngine(script)
   const config = loadConfig(['--served-model-name', MODEL, '--log-level', 'silent', ...flags], {})
   const backend = new Backend()
-  if (!loading) backend.attach(engine, options.adapters ?? new BaseOnlyDirectory(config.modelNames, engine.info.source))
+  if (!loading) backend.attach(engine, options.adapters ?? new BaseOnlyDirectory(config.modelNames, engine.info.source), options.jobs)
   const app = await buildApp({ config, backend, ...(keys && { keys }) })
   t.teardown(async () => {
+    await options.jobs?.close()
     backend.close()
     await app.server.close()
   })

@@ -6,7 +6,7 @@ t.test('the OpenAPI document is 3.1 and every reference and path in it holds', a
   const document = (await app.server.inject('/openapi.json')).json()
   t.equal(document.openapi, '3.1.0')
   const expected: Record<string, string[]> = {
-    '/v1/chat/completions': ['get', 'post'], '/v1/completions': ['post'], '/v1/models': ['get'], '/v1/models/{model}': ['get'],
+    '/v1/chat/completions': ['get', 'post'], '/v1/completions': ['post'], '/v1/models': ['get'], '/v1/models/{model}': ['delete', 'get'],
     '/livez': ['get'], '/readyz': ['get'], '/startupz': ['get'], '/health': ['get'], '/metrics': ['get'],
   }
   for (const [path, methods] of Object.entries(expected)) t.same(Object.keys(document.paths[path] ?? {}).sort(), methods, path)

@@ -1,5 +1,5 @@
 import { existsSync } from 'node:fs'
-import { mkdir, readdir, writeFile } from 'node:fs/promises'
+import { cp, mkdir, readdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { openJobs } from '../../adapters/open-jobs.js'
@@ -200,12 +200,13 @@ t.test('a server that stops leaves its jobs, and the next one takes them up wher
 
 t.test('a server that was killed: a job that ran is queued again', async (t) => {
   const root = temporaryFolder(t)
-  const before = await start(t, { root, training: { stepMs: 5, steps: 100 } })
+  const before = await start(t, { training: { stepMs: 5, steps: 100 } })
   const { id } = before.add()
   await running(before.jobs, id, 7)
-  // Its database says "running", as after SIGKILL: the next server knows nothing but the file.
+  await t.rejects(start(t, { root: before.root }), { code: 'ENGINE_UNAVAILABLE', message: /in use by another server/ })
+  // What SIGKILL leaves: the files as they are while it runs.
+  for (const name of await readdir(before.root)) await cp(join(before.root, name), join(root, name), { recursive: true })
   const after = await start(t, { root, training: { steps: 100 } })
-  await before.jobs.close()
   t.match(await over(after.jobs, id), { status: 'succeeded' })
   t.ok(messages(after.jobs, id).includes('The server was restarted; the job goes on from its last checkpoint'))
 })
