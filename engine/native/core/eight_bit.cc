@@ -2,31 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
+
+#include "nf4.h"
 
 namespace lorikeet {
 namespace {
-
-/// Decade i of seven has midpoints of 2^i (signed) or 2^(i+1) equal parts of [0.1, 1]; then 0 and 1.
-std::array<float, 256> make_dynamic_map(bool is_signed) {
-  std::vector<float> values{0.0f, 1.0f};
-  for (int i = 0; i < 7; i++) {
-    const int n = 1 << (is_signed ? i : i + 1);
-    std::vector<float> bounds(n + 1);
-    const float step = (1.0f - 0.1f) / float(n);
-    // torch.linspace counts from the nearer end.
-    for (int j = 0; j <= n; j++) bounds[j] = j < (n + 1) / 2 ? 0.1f + step * float(j) : 1.0f - step * float(n - j);
-    for (int j = 0; j < n; j++) {
-      const float mean = float(std::pow(10.0, i - 6)) * ((bounds[j] + bounds[j + 1]) / 2.0f);
-      values.push_back(mean);
-      if (is_signed) values.push_back(-mean);
-    }
-  }
-  std::sort(values.begin(), values.end());
-  std::array<float, 256> map{};
-  std::copy(values.begin(), values.end(), map.begin());
-  return map;
-}
 
 float requantise(const std::array<float, 256>& map, const float* values, int64_t n, uint8_t* codes) {
   float absmax = 0;
@@ -37,11 +17,6 @@ float requantise(const std::array<float, 256>& map, const float* values, int64_t
 
 }  // namespace
 
-const std::array<float, 256>& dynamic_map(bool is_signed) {
-  static const std::array<float, 256> maps[] = {make_dynamic_map(false), make_dynamic_map(true)};
-  return maps[is_signed];
-}
-
 uint8_t nearest_code(const std::array<float, 256>& map, float x) {
   const auto above = std::lower_bound(map.begin() + 1, map.end() - 1, x);  // first entry >= x, within [1, 255]
   const size_t i = size_t(above - map.begin());
@@ -49,7 +24,7 @@ uint8_t nearest_code(const std::array<float, 256>& map, float x) {
 }
 
 void adamw_8bit(float* p, const float* g, EightBitMoment m, EightBitMoment v, int64_t n, const AdamW& o) {
-  const std::array<float, 256>&m_map = dynamic_map(true), &v_map = dynamic_map(false);
+  const std::array<float, 256>&m_map = dynamic_quant_map(true), &v_map = dynamic_quant_map(false);
   const float rate = float(double(o.lr) / (1.0 - std::pow(double(o.beta1), double(o.step))));
   const float correction = float(std::sqrt(1.0 - std::pow(double(o.beta2), double(o.step))));
 #pragma omp parallel for

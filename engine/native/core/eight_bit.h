@@ -1,5 +1,5 @@
 // AdamW whose two moments are 8-bit codes with one scale for 256 values, as bitsandbytes' blockwise optimizer keeps them.
-// Source: bitsandbytes backends/triton/kernels_optim.py, functional.py create_dynamic_map.
+// Source: bitsandbytes backends/triton/kernels_optim.py.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -12,8 +12,6 @@ constexpr int64_t kStateBlock = 256;
 /// Tensors with fewer values keep 32-bit moments.
 constexpr int64_t kMin8BitSize = 4096;
 
-/// The dynamic 8-bit types: 256 rising values in [-1, 1] or [0, 1], dense around zero.
-const std::array<float, 256>& dynamic_map(bool is_signed);
 /// Index of the entry nearest to x; the lower one where two are equally near.
 uint8_t nearest_code(const std::array<float, 256>& map, float x);
 

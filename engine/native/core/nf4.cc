@@ -39,13 +39,14 @@ void nearest_codes(const float* __restrict weight, float inverse, const float* _
   }
 }
 
-std::array<float, 256> make_nested_map() {
+// Decade i of seven holds the midpoints of 2^i equal parts of [0.1, 1] (2^(i+1) without a sign); then 0 and 1.
+std::array<float, 256> make_dynamic_map(bool is_signed) {
   std::array<float, 256> map{};
   size_t n = 0;
   map[n++] = 0.0f;
   map[n++] = 1.0f;
   for (int i = 0; i < 7; ++i) {
-    const int steps = (1 << i) + 1;
+    const int steps = (1 << (is_signed ? i : i + 1)) + 1;
     const float step = (1.0f - 0.1f) / static_cast<float>(steps - 1);
     // torch.linspace counts from the nearer end, with fused multiply-adds.
     const auto edge = [&](int j) {
@@ -55,10 +56,15 @@ std::array<float, 256> make_nested_map() {
     for (int j = 0; j + 1 < steps; ++j) {
       const float mean = scale * ((edge(j) + edge(j + 1)) / 2.0f);
       map[n++] = mean;
-      map[n++] = -mean;
+      if (is_signed) map[n++] = -mean;
     }
   }
   std::sort(map.begin(), map.end());
+  return map;
+}
+
+std::array<float, 256> make_nested_map() {
+  std::array<float, 256> map = make_dynamic_map(true);
   map[0] = -1.0f;
   return map;
 }
@@ -156,6 +162,11 @@ void nf4_dequantize_bf16(const uint8_t* packed, const float* absmax, int64_t n, 
       *out++ = value[in[i] & 15];
     }
   }
+}
+
+const std::array<float, 256>& dynamic_quant_map(bool is_signed) {
+  static const std::array<float, 256> maps[] = {make_dynamic_map(false), make_dynamic_map(true)};
+  return maps[is_signed];
 }
 
 const std::array<float, 256>& nested_quant_map() {

@@ -36,6 +36,8 @@ struct DoubleQuant {
 DoubleQuant double_quantize(const float* absmax, int64_t n);
 void double_dequantize(const uint8_t* q8, const float* nested_absmax, const float* map, float offset, int64_t n, float* absmax);
 
+// bitsandbytes' dynamic 8-bit types: 256 rising values in (-1, 1] or [0, 1], dense around zero.
+const std::array<float, 256>& dynamic_quant_map(bool is_signed);
 // The signed 8-bit map of nested absmax as a CPU quantiser stores it: entry 0 is -1.0.
 const std::array<float, 256>& nested_quant_map();
 
