@@ -16,6 +16,7 @@ export class TrainView {
 
   show(event: TrainEvent): void {
     switch (event.type) {
+      case 'preparing': return this.#bar(`reading data: ${event.rows} rows`)
       case 'data': return this.#data(event)
       case 'step': return this.#step(event)
       case 'evaluation': {
@@ -55,7 +56,13 @@ export class TrainView {
     if (!this.#out.isTTY) return this.line(`step ${step}/${totalSteps}: ${facts}  ${duration(remainingMs)} left`)
     const filled = Math.round(step / totalSteps * WIDTH)
     const bar = `[${'='.repeat(filled)}${' '.repeat(WIDTH - filled)}]`
-    this.#out.write(`\r\x1b[K${step}/${totalSteps} ${bar} ${facts}  ${duration(remainingMs)} left`)
+    this.#bar(`${step}/${totalSteps} ${bar} ${facts}  ${duration(remainingMs)} left`)
+  }
+
+  /** The line that is written over; there is none in a log. */
+  #bar(text: string): void {
+    if (!this.#out.isTTY) return
+    this.#out.write(`\r\x1b[K${text}`)
     this.#hasBar = true
   }
 }

@@ -38,6 +38,8 @@ export interface DataCounts {
 export interface DatasetOptions {
   readonly encoder: SampleEncoder
   readonly vocabSize: number
+  /** Rows read so far. */
+  readonly onProgress?: (rows: number) => void
 }
 
 /**
@@ -95,6 +97,7 @@ class DatasetReader {
   readonly #config: TrainConfig
   readonly #options: DatasetOptions
   readonly #signal: AbortSignal | undefined
+  #nRows = 0
 
   constructor(store: TokenStore, config: TrainConfig, options: DatasetOptions, signal: AbortSignal | undefined) {
     this.#store = store
@@ -134,6 +137,8 @@ class DatasetReader {
 
   async #take(file: string, batch: readonly DataRecord[]): Promise<void> {
     this.#signal?.throwIfAborted()
+    this.#nRows += batch.length
+    this.#options.onProgress?.(this.#nRows)
     const samples = await Promise.all(batch.map(({ row }) => this.#encode(row)))
     for (const [i, sample] of samples.entries()) {
       const fault = sample instanceof RowFault ? sample : await this.#keep(sample)

@@ -6,7 +6,8 @@ import { compressors } from 'hyparquet-compressors'
 import { type DataRecord, RowFault } from './data-error.js'
 import { FORMATS } from './row-format.js'
 
-const ROWS_PER_SLICE = 4096
+/** Uncompressed bytes of the rows held at a time. A slice costs the decoding of its whole row group. */
+const SLICE_BYTES = 32 << 20
 const COLUMNS = new Set([...FORMATS.flat(), 'input'])
 
 export async function* readParquet(path: string): AsyncGenerator<DataRecord> {
@@ -34,14 +35,17 @@ async function* readRows(file: AsyncBuffer, metadata: FileMetaData): AsyncGenera
   }
 }
 
-/** Half-open ranges of rows, none across two row groups: a group's columns are decoded as a whole. */
+/** Half-open ranges of rows, none across two row groups. */
 function slices(metadata: FileMetaData): [number, number][] {
   const ranges: [number, number][] = []
   let start = 0
   for (const group of metadata.row_groups) {
-    const end = start + Number(group.num_rows)
-    for (let from = start; from < end; from += ROWS_PER_SLICE) ranges.push([from, Math.min(end, from + ROWS_PER_SLICE)])
-    start = end
+    const nRows = Number(group.num_rows)
+    const nSlices = Math.max(1, Math.min(nRows, Math.ceil(Number(group.total_byte_size) / SLICE_BYTES)))
+    for (let i = 0; i < nSlices; i++) {
+      ranges.push([start + Math.floor(i * nRows / nSlices), start + Math.floor((i + 1) * nRows / nSlices)])
+    }
+    start += nRows
   }
   return ranges
 }

@@ -3,6 +3,7 @@
 
 import { access, mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { ModelInfo } from '../api.js'
 import { EngineError } from '../errors.js'
 import type { NativeTrainer, NativeTrainerOptions } from '../native.js'
@@ -17,6 +18,8 @@ import { RunLog } from './run-log.js'
 import type { SampleEncoder } from './sample-encoder.js'
 import { StepRunner } from './step-runner.js'
 import type { DataReport, TrainConfig, TrainEvent, TrainRequest } from './types.js'
+
+const PREPARING_MS = 1_000
 
 /** What a run needs of the engine. */
 export interface TrainBase {
@@ -36,7 +39,7 @@ export async function* runTraining(request: TrainRequest, base: TrainBase, signa
   const startStep = checkpoint?.state.step ?? 0
   let data: Dataset
   try {
-    data = await prepareDataset(request, { encoder: base.encoder, vocabSize: base.info.vocabSize }, signal)
+    data = yield* prepare(request, base, signal)
   } catch (error) {
     if (!signal.aborted) throw error
     return yield { type: 'stopped', step: startStep }
@@ -45,6 +48,29 @@ export async function* runTraining(request: TrainRequest, base: TrainBase, signa
     yield* trainOn(data, request, base, checkpoints, checkpoint, signal)
   } finally {
     await data.store.close()
+  }
+}
+
+/** The data, and a word now and then while it is read. */
+async function* prepare(request: TrainRequest, { encoder, info }: TrainBase, signal: AbortSignal): AsyncGenerator<TrainEvent, Dataset> {
+  let rows = 0
+  let isDone = false
+  const left = new AbortController()
+  const options = { encoder, vocabSize: info.vocabSize, onProgress: (n: number) => { rows = n } }
+  const reading = prepareDataset(request, options, AbortSignal.any([signal, left.signal]))
+  const done = reading.then(() => { isDone = true }, () => { isDone = true })
+  try {
+    for (;;) {
+      const timer = new AbortController()
+      await Promise.race([done, sleep(PREPARING_MS, undefined, { signal: timer.signal }).catch(() => {})])
+      timer.abort()
+      if (isDone) return await reading
+      yield { type: 'preparing', rows }
+    }
+  } finally {
+    // The reader may have left at the word.
+    left.abort()
+    if (!isDone) await reading.then(({ store }) => store.close(), () => {})
   }
 }
 
@@ -60,6 +86,10 @@ async function* trainOn(
   if (checkpoint !== undefined) demandSameRun(checkpoint.path, checkpoint.identity, identity)
   const maxTokens = config.perDeviceTrainBatchSize * Math.max(train.longestRow(), validation.longestRow())
   const tokenIds = trainedTokenIds(config, base)
+  if (config.earlyStoppingPatience > 0 && validation.nRows === 0) {
+    throw new EngineError('INVALID_REQUEST', 'early_stopping_patience: there is no validation data (validation_split holds some back)',
+      { param: 'early_stopping_patience' })
+  }
   const trainer = await createTrainer(config, tokenIds, maxTokens, base)
   let log: RunLog | undefined
   try {

@@ -101,6 +101,8 @@ export interface LossMetrics {
 }
 
 export type TrainEvent =
+  /** Now and then while the data is read. */
+  | { readonly type: 'preparing'; readonly rows: number }
   | {
       readonly type: 'data'
       readonly report: DataReport

@@ -39,7 +39,7 @@ async function train(name: string, until?: RegExp): Promise<{ code: number | nul
 const digest = (name: string) =>
   createHash('sha256').update(readFileSync(join(folder.path, 'data', 'runs', name, 'adapter', 'adapter_model.safetensors'))).digest('hex')
 
-t.test('lorikeet train: stopped by Ctrl-C it goes on with the same command, to the same adapter, which is published and loads', async (t) => {
+t.test('lorikeet train stopped by Ctrl-C goes on with the same command, to the same adapter, which is published and loads', async (t) => {
   const whole = await train('whole')
   t.equal(whole.code, 0, whole.err)
   t.match(whole.err, /40 samples, [^]*step 8\/8: loss \d/)

@@ -1,12 +1,17 @@
 import { existsSync, readFileSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { NativeMicroBatch } from '../../engine/native.js'
+import { SampleEncoder } from '../../engine/train/sample-encoder.js'
+import { runTraining } from '../../engine/train/trainer.js'
 import type { TrainEvent } from '../../engine/train/types.js'
+import type { Tokenizer } from '../../engine/tokenizer.js'
+import { gemmaTemplate } from '../../engine/chat-template.js'
 import type { FakeTrainer } from './fake-trainer.js'
-import { byteEncoder, jsonl, temporaryFolder } from './train-fixtures.js'
+import { byteEncoder, byteTokenizer, jsonl, temporaryFolder } from './train-fixtures.js'
 import { readRow } from '../../engine/train/row-format.js'
-import { type RunOptions, ofType, rowsOfChats, run, weightsOf } from './train-run.js'
+import { type RunOptions, ofType, requestOf, rowsOfChats, run, weightsOf } from './train-run.js'
 
 const folder = temporaryFolder()
 t.teardown(() => folder.remove())
@@ -144,8 +149,6 @@ t.test('a signal that is aborted before the data has been read stops at once', a
   const directory = outputDir()
   const controller = new AbortController()
   controller.abort()
-  const { runTraining } = await import('../../engine/train/trainer.js')
-  const { requestOf } = await import('./train-run.js')
   const events: TrainEvent[] = []
   const base = {
     info: { source: 'x', hash: 'x', vocabSize: 300 }, encoder: byteEncoder, tokenizerFiles: [], createTrainer: () => t.fail() as never,
@@ -153,6 +156,31 @@ t.test('a signal that is aborted before the data has been read stops at once', a
   for await (const event of runTraining(requestOf({ files, outputDir: directory }), base, controller.signal)) events.push(event)
   t.same(events, [{ type: 'stopped', step: 0 }])
   t.same(readdirSync(directory), [])
+})
+
+t.test('while data is read a word comes now and then; stopped or left there, nothing stays behind', async (t) => {
+  const many = [folder.write('many.jsonl', jsonl(rowsOfChats(2000)))]
+  const slow: Tokenizer = { ...byteTokenizer, encode: async (text) => (await sleep(50), byteTokenizer.encode(text)) }
+  const base = {
+    info: { source: 'x', hash: 'x', vocabSize: 300 }, encoder: new SampleEncoder(slow, gemmaTemplate), tokenizerFiles: [],
+    createTrainer: () => t.fail() as never,
+  }
+  const directory = outputDir()
+  const request = requestOf({ files: many, outputDir: directory })
+  const controller = new AbortController()
+  const events: TrainEvent[] = []
+  for await (const event of runTraining(request, base, controller.signal)) {
+    events.push(event)
+    controller.abort()
+  }
+  t.match(events, [{ type: 'preparing', rows: Number }, { type: 'stopped', step: 0 }])
+  for await (const event of runTraining(request, base, new AbortController().signal)) if (event.type === 'preparing') break
+  t.same(readdirSync(directory), [])
+})
+
+t.test('early stopping without validation data is refused', async (t) => {
+  const values = { early_stopping_patience: 2 }
+  await t.rejects(run({ files, outputDir: outputDir(), values }), { code: 'INVALID_REQUEST', message: /no validation data/ })
 })
 
 t.test('a finished run says so again, and nothing is trained twice', async (t) => {
