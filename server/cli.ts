@@ -30,6 +30,10 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     summary: 'List, add, promote, roll back and remove adapters of a server',
     run: async (args) => (await import('./commands/adapters.js')).adapters(args),
   },
+  eval: {
+    summary: 'Measure a model and an adapter on a data set',
+    run: async (args) => (await import('./commands/eval.js')).evaluateModel(args),
+  },
   merge: {
     summary: 'Write a base with an adapter merged in, as a Hugging Face model',
     run: async (args) => (await import('./commands/merge.js')).merge(args),

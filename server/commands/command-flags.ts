@@ -21,6 +21,20 @@ export function parseFlags<const T extends FlagTable>(args: readonly string[], t
   }
 }
 
+/** The table's own flags, and those that are left: an engine's. */
+export function splitFlags(args: readonly string[], table: FlagTable): { readonly own: readonly string[]; readonly rest: readonly string[] } {
+  const own: string[] = []
+  const rest: string[] = []
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i]!
+    const [name] = arg.slice(2).split('=', 1)
+    const placeholder = arg.startsWith('--') && Object.hasOwn(table, name!) ? table[name!]![0] : undefined
+    if (placeholder === undefined) rest.push(arg)
+    else own.push(arg, ...(placeholder === '' || arg.includes('=') || i + 1 === args.length ? [] : [args[++i]!]))
+  }
+  return { own, rest }
+}
+
 export function describeFlags(table: FlagTable): string {
   return Object.entries(table).map(([name, [placeholder, help]]) => {
     const usage = `  --${name}${placeholder === '' ? '' : ` ${placeholder}`}`
