@@ -1,7 +1,7 @@
 // A run of training: data, steps, evaluations, checkpoints, and the adapter at its end. It can be stopped or killed anywhere and goes on
 // from its last checkpoint as if nothing had happened.
 
-import { access, mkdir } from 'node:fs/promises'
+import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { ModelInfo } from '../api.js'
@@ -74,23 +74,41 @@ async function* prepare(request: TrainRequest, { encoder, info }: TrainBase, sig
   }
 }
 
+/** What a request comes to on its data. */
+interface Planned {
+  readonly train: BatchReader
+  readonly validation: BatchReader
+  readonly plan: StepPlan
+  readonly identity: RunIdentity
+  /** Trained rows of the embedding. */
+  readonly tokenIds: readonly number[]
+  readonly peftConfig: string
+}
+
+function planRun(data: Dataset, config: TrainConfig, base: TrainBase): Planned {
+  const options = { isTrl: config.compat === 'trl-0.21-eager', onAll: config.lossOn === 'all' }
+  const train = new BatchReader(data.store, data.train, packRows(data, data.train, config), options)
+  const validation = new BatchReader(data.store, data.validation, packRows(data, data.validation, config), options)
+  if (config.earlyStoppingPatience > 0 && validation.nRows === 0) {
+    const message = 'early_stopping_patience: there is no validation data (validation_split holds some back)'
+    throw new EngineError('INVALID_REQUEST', message, { param: 'early_stopping_patience' })
+  }
+  const plan = new StepPlan(train.nRows, config)
+  const tokenIds = trainedTokenIds(config, base)
+  return {
+    train, validation, plan, tokenIds, peftConfig: adapterConfig(config, base.info.source, tokenIds),
+    identity: { config, dataHash: data.hash, baseHash: base.info.hash, totalSteps: plan.totalSteps },
+  }
+}
+
 async function* trainOn(
   data: Dataset, { config, outputDir }: TrainRequest, base: TrainBase, checkpoints: CheckpointStore, checkpoint: Checkpoint | undefined,
   signal: AbortSignal,
 ): AsyncGenerator<TrainEvent> {
-  const options = { isTrl: config.compat === 'trl-0.21-eager', onAll: config.lossOn === 'all' }
-  const train = new BatchReader(data.store, data.train, packRows(data, data.train, config), options)
-  const validation = new BatchReader(data.store, data.validation, packRows(data, data.validation, config), options)
-  const plan = new StepPlan(train.nRows, config)
-  const identity: RunIdentity = { config, dataHash: data.hash, baseHash: base.info.hash, totalSteps: plan.totalSteps }
+  const planned = planRun(data, config, base)
+  const { train, plan, identity } = planned
   if (checkpoint !== undefined) demandSameRun(checkpoint.path, checkpoint.identity, identity)
-  const maxTokens = config.perDeviceTrainBatchSize * Math.max(train.longestRow(), validation.longestRow())
-  const tokenIds = trainedTokenIds(config, base)
-  if (config.earlyStoppingPatience > 0 && validation.nRows === 0) {
-    throw new EngineError('INVALID_REQUEST', 'early_stopping_patience: there is no validation data (validation_split holds some back)',
-      { param: 'early_stopping_patience' })
-  }
-  const trainer = await createTrainer(config, tokenIds, maxTokens, base)
+  const trainer = await createTrainer(config, planned, base)
   let log: RunLog | undefined
   try {
     if (checkpoint !== undefined) await restore(trainer, checkpoint)
@@ -98,14 +116,12 @@ async function* trainOn(
     const resumedFrom = checkpoint?.state.step ?? 0
     yield { type: 'data', report: reportOf(data, train, config), totalSteps: plan.totalSteps, nTrained: trainer.nTrained, resumedFrom }
     log = await RunLog.open(outputDir, resumedFrom, checkpoint?.state.metricsBytes ?? 0)
-    const peftConfig = adapterConfig(config, base.info.source, tokenIds)
-    const parts = { config, plan, train, validation, trainer, log, checkpoints, identity, peftConfig, signal }
-    const runner = new StepRunner(parts, checkpoint?.state)
+    const runner = new StepRunner({ ...planned, config, trainer, log, checkpoints, signal }, checkpoint?.state)
     if (!(yield* runner.run())) return
-    const adapterPath = join(outputDir, 'adapter')
     const { step, kept, totals: { tokens, seconds } } = runner
+    const adapterPath = join(outputDir, 'adapter')
     await writeAdapterFolder(adapterPath, {
-      config: peftConfig,
+      config: planned.peftConfig,
       card: { baseName: base.info.source, config, step: kept.step, samples: data.train.length, tokens, final: kept.metrics },
       tokenizerFiles: base.tokenizerFiles,
       saveWeights: (path) =>
@@ -134,8 +150,9 @@ function trainedTokenIds(config: TrainConfig, { encoder, info }: TrainBase): rea
 }
 
 /** `auto` recomputes no more than memory demands: results are the same. */
-async function createTrainer(config: TrainConfig, tokenIds: readonly number[], maxTokens: number, base: TrainBase): Promise<NativeTrainer> {
-  if (config.initFrom !== undefined) await demandAdapter(config.initFrom)
+async function createTrainer(config: TrainConfig, { train, validation, tokenIds }: Planned, base: TrainBase): Promise<NativeTrainer> {
+  if (config.initFrom !== undefined) await demandAdapter(config.initFrom, config)
+  const maxTokens = config.perDeviceTrainBatchSize * Math.max(train.longestRow(), validation.longestRow())
   const policies = config.gradientCheckpointing === 'auto' ? (['none', 'mlp', 'layer'] as const) : [config.gradientCheckpointing]
   for (const checkpointing of policies) {
     try {
@@ -153,10 +170,25 @@ async function createTrainer(config: TrainConfig, tokenIds: readonly number[], m
   throw new EngineError('INTERNAL', 'no policy of gradient checkpointing was tried')
 }
 
-async function demandAdapter(path: string): Promise<void> {
-  await access(join(path, ADAPTER)).catch(() => {
-    throw new EngineError('ADAPTER_NOT_FOUND', `init_from: there is no ${ADAPTER} in ${path}`, { param: 'init_from' })
+/** What shapes do not show must be as in this run: an adapter of another scale would start as something else than it was. */
+async function demandAdapter(path: string, run: TrainConfig): Promise<void> {
+  const text = await readFile(join(path, 'adapter_config.json'), 'utf8').catch(() => {
+    throw new EngineError('ADAPTER_NOT_FOUND', `init_from: there is no adapter_config.json in ${path}`, { param: 'init_from' })
   })
+  const saved = parseObject(text)
+  const wanted = { r: run.r, lora_alpha: run.loraAlpha, use_rslora: run.useRslora, use_dora: run.useDora }
+  const differing = Object.entries(wanted).filter(([name, value]) => (saved[name] ?? false) !== value)
+  if (differing.length === 0) return
+  const shown = differing.map(([name, value]) => `${name} ${String(saved[name] ?? false)} there, ${String(value)} here`).join('; ')
+  throw new EngineError('ADAPTER_INVALID', `init_from: the adapter at ${path} is of another form: ${shown}`, { param: 'init_from' })
+}
+
+function parseObject(text: string): Record<string, unknown> {
+  try {
+    return JSON.parse(text) as Record<string, unknown>
+  } catch {
+    throw new EngineError('ADAPTER_INVALID', 'init_from: adapter_config.json is not JSON', { param: 'init_from' })
+  }
 }
 
 /** The padding share is what rows of one width would waste; native code computes none of it. */

@@ -312,6 +312,17 @@ t.test('the trainer is asked for what the configuration says', async (t) => {
   await t.rejects(run({ files, outputDir: outputDir(), values: { init_from: folder.path } }), { code: 'ADAPTER_NOT_FOUND' })
 })
 
+t.test('a run may start from an adapter, if it is of the same form', async (t) => {
+  const first = outputDir()
+  await run({ files, outputDir: first })
+  const initFrom = join(first, 'adapter')
+  const fresh = await run({ files, outputDir: outputDir() })
+  const next = await run({ files, outputDir: outputDir(), values: { init_from: initFrom } })
+  t.not(next.adapter, fresh.adapter)
+  const other = run({ files, outputDir: outputDir(), values: { init_from: initFrom, lora_alpha: 32, use_rslora: true } })
+  await t.rejects(other, { code: 'ADAPTER_INVALID', message: /lora_alpha 16 there, 32 here; use_rslora false there, true here/ })
+})
+
 t.test('the final folder is a PEFT adapter with a model card', async (t) => {
   const directory = outputDir()
   const { events } = await run({ files, outputDir: directory, values: { r: 4, target_modules: ['v_proj', 'q_proj'] } })
