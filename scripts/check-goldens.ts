@@ -5,6 +5,7 @@ import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { checkAdapters } from './check-goldens/adapters.js'
 import { checkGguf } from './check-goldens/gguf.js'
+import { checkMerge } from './check-goldens/merge.js'
 import { checkModel, isModel } from './check-goldens/models.js'
 import { checkNf4 } from './check-goldens/nf4.js'
 import { Report } from './check-goldens/report.js'
@@ -17,7 +18,7 @@ const USAGE = `usage: npm run check-goldens -- [DIR] [options]
   DIR               a directory laid out like ../shared/goldens (the default) or ../shared/goldens-training
   --gguf FILE       the real 270M (default build/models/gemma-3-270m-q4_k_m.gguf; skipped where absent)
   --tokenizer FILE  Gemma 3's tokenizer.json (default: that of the development package)
-  --only NAME       one of nf4, models, adapters, text, gguf, training, train-run, train-data (repeatable)`
+  --only NAME       one of nf4, models, adapters, text, gguf, training, train-run, train-data, merge (repeatable)`
 
 async function main(): Promise<number> {
   const { values, positionals } = parseArgs({
@@ -49,6 +50,7 @@ async function main(): Promise<number> {
   if (wanted('training') && existsSync(join(root, 'base', 'nf4'))) await checkTraining(root, report)
   if (wanted('train-run') && existsSync(join(root, 'trl-eager'))) await checkWholeRun(root, report)
   if (wanted('train-data') && existsSync(join(root, 'base', 'tokenizer'))) await checkTrainData(root, report)
+  if (wanted('merge') && existsSync(join(root, 'merge'))) await checkMerge(root, report)
   console.log(`\n${report.summary()}`)
   return report.nFailed === 0 && report.nPassed > 0 ? 0 : 1
 }
