@@ -3,7 +3,7 @@
 export const ROW_FAULTS = {
   invalid_utf8: 'the line is not UTF-8',
   invalid_json: 'the line is not one JSON value',
-  line_too_long: 'the line or record is longer than 64 MiB',
+  line_too_long: 'the line or record is longer than 8 MiB',
   not_an_object: 'the value is not an object',
   unknown_columns: 'none of messages / prompt + completion / instruction + output / text is there',
   messages_not_list: 'messages is not a list',

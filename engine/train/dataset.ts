@@ -1,18 +1,20 @@
 // Data files -> tokenised samples in a temporary file, by the rules of the configuration, and a report of what was found.
 
 import { join } from 'node:path'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { EngineError } from '../errors.js'
 import { type DataRecord, RowFault } from './data-error.js'
 import { listDataFiles, readDataFile } from './data-files.js'
+import { MAX_RECORD_BYTES } from './jsonl.js'
 import { randomPermutation } from './permutation.js'
 import { readRow } from './row-format.js'
 import type { Sample, SampleEncoder, Span } from './sample-encoder.js'
 import { TokenStore } from './token-store.js'
 import type { RefusedRow, TrainConfig, TrainRequest } from './types.js'
 
-/** Rows encoded side by side. */
+/** Rows encoded side by side. Between two batches the event loop turns: requests are served meanwhile. */
 const BATCH_ROWS = 64
-const BATCH_CHARACTERS = 4 << 20
+const BATCH_CHARACTERS = 32 << 10
 const MAX_REPORTED = 1000
 const MAX_IN_MESSAGE = 10
 
@@ -136,6 +138,7 @@ class DatasetReader {
   }
 
   async #take(file: string, batch: readonly DataRecord[]): Promise<void> {
+    await nextTurn()
     this.#signal?.throwIfAborted()
     this.#nRows += batch.length
     this.#options.onProgress?.(this.#nRows)
@@ -147,6 +150,7 @@ class DatasetReader {
   }
 
   async #encode(row: unknown): Promise<Sample | RowFault> {
+    if (sizeOf(row) > MAX_RECORD_BYTES) return new RowFault('line_too_long')
     try {
       return await this.#options.encoder.encode(readRow(row))
     } catch (error) {
