@@ -67,6 +67,7 @@ class CpuBackend final : public Backend {
   void attention(Tensor out, Tensor q, const AttentionArgs& args) override { attention_cpu(out, q, args); }
   void geglu(Tensor out, Tensor gate_up) override { geglu_cpu(out, gate_up); }
   void gather_rows(Tensor out, Tensor x, std::span<const int32_t> tokens) override {
+#pragma omp parallel for if (tokens.size() > 64)
     for (size_t s = 0; s < tokens.size(); s++) std::memcpy(out.row(int64_t(s)), x.row(tokens[s]), size_t(x.cols) * size_of(x.dtype));
   }
   void logits(Scores& scores) override { logits_cpu(scores); }

@@ -7,6 +7,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 
 #include "gemm.h"
@@ -136,24 +137,47 @@ inline void store_weights(float* out, f32x16 even, f32x16 odd) {
   store(out + kPanel, odd);
 }
 
-/// Sixteen tokens: logits [n, 64] become weights exp(logit - max), the running maximum and sum follow. Returns what older weights shrink by.
-template <class T>
-f32x16 absorb(const float* logits, int64_t n, float* max, double* sum, T* weights) {
-  f32x16 largest = load(max);
-  const f32x16 before = largest;
-  for (int64_t r = 0; r < n; r++) largest = CPU_NS::max(load(logits + r * kPanel), largest);
-  const f32x16 shift = select(largest == kMinusInfinity, splat(0), largest);  // nothing but a target so far
-  const f32x16 shrink = exp(before - shift);
-  f32x16 total{};
-  for (int64_t r = 0; r < n; r += 2) {
-    const f32x16 a = exp(load(logits + r * kPanel) - shift);
-    const f32x16 b = r + 1 < n ? exp(load(logits + (r + 1) * kPanel) - shift) : splat(0);
-    total += a + b;
-    if (weights) store_weights(weights + r * kPanel, a, b);
+/// 16 N tokens: logits [n, 64] become weights exp(logit - max), the running maximum and sum follow. shrink [16 N]: what older weights
+/// shrink by.
+template <class T, int N>
+void absorb(const float* logits, int64_t n, float* max, double* sum, float* shrink, T* weights) {
+  f32x16 largest[N], shift[N], total[N];
+  for (int i = 0; i < N; i++) largest[i] = load(max + i * kLanes);
+  for (int64_t r = 0; r < n; r++)
+    for (int i = 0; i < N; i++) largest[i] = CPU_NS::max(load(logits + r * kPanel + i * kLanes), largest[i]);
+  for (int i = 0; i < N; i++) {
+    shift[i] = select(largest[i] == kMinusInfinity, splat(0), largest[i]);  // nothing but a target so far
+    total[i] = f32x16{};
+    store(shrink + i * kLanes, exp(load(max + i * kLanes) - shift[i]));
+    store(max + i * kLanes, largest[i]);
   }
-  for (int i = 0; i < kLanes; i++) sum[i] = sum[i] * shrink[i] + total[i];
-  store(max, largest);
-  return shrink;
+  for (int64_t r = 0; r < n; r += 2)
+    for (int i = 0; i < N; i++) {
+      const float* at = logits + r * kPanel + i * kLanes;
+      const f32x16 a = exp(load(at) - shift[i]), b = r + 1 < n ? exp(load(at + kPanel) - shift[i]) : splat(0);
+      total[i] += a + b;
+      if (weights) store_weights(weights + r * kPanel + i * kLanes * kPair<T>, a, b);
+    }
+  for (int i = 0; i < N * kLanes; i++) sum[i] = sum[i] * shrink[i] + total[i / kLanes][i % kLanes];
+}
+
+template <class T>
+void absorb(int64_t lanes, const float* logits, int64_t n, float* max, double* sum, float* shrink, T* weights) {
+  switch (lanes / kLanes) {
+    case 1: return absorb<T, 1>(logits, n, max, sum, shrink, weights);
+    case 2: return absorb<T, 2>(logits, n, max, sum, shrink, weights);
+    case 3: return absorb<T, 3>(logits, n, max, sum, shrink, weights);
+    default: return absorb<T, 4>(logits, n, max, sum, shrink, weights);
+  }
+}
+
+/// weighed [H, 64] *= shrink by token, where anything shrinks.
+void shrink_sums(float* weighed, int64_t H, const float* shrink, int64_t lanes) {
+  for (int64_t i = 0; i < lanes; i += kLanes) {
+    const f32x16 by = load(shrink + i);
+    if (reduce_max(splat(1) - by) <= 0) continue;
+    for (int64_t h = 0; h < H; h++) store(weighed + h * kPanel + i, load(weighed + h * kPanel + i) * by);
+  }
 }
 
 /// Remembers logits that are wanted by name, and takes the targets out of the piece.
@@ -182,14 +206,10 @@ void run_piece(const Pass<T>& pass, int64_t begin, int64_t end, const Segment& s
     gemm(s.logits, kPanel, by_row(rows, H), pass.hidden.from(t, 0), Product{n, lanes, H});
     take_out(pass, s.logits, begin, end, t, width);
     float* weighed = segment.weighed + t * H;
-    for (int64_t i = 0; i < lanes; i += kLanes) {
-      const float before = reduce_max(load(segment.max + t + i));
-      const f32x16 shrink = absorb(s.logits + i, n, segment.max + t + i, segment.sum + t + i, pass.gradient ? s.weights + i * kPair<T> : nullptr);
-      const bool grew = reduce_max(splat(1) - shrink) > 0;
-      if (pass.gradient && grew && before > kMinusInfinity)
-        for (int64_t h = 0; h < H; h++) store(weighed + h * kPanel + i, load(weighed + h * kPanel + i) * shrink);
-    }
+    alignas(64) float shrink[kPanel];
+    absorb(lanes, s.logits, n, segment.max + t, segment.sum + t, shrink, pass.gradient ? s.weights : nullptr);
     if (pass.gradient) {
+      shrink_sums(weighed, H, shrink, lanes);
       const Right<T> weights{s.weights, 0, kPanel * kPair<T>};
       gemm(weighed, kPanel, columns, weights, Product{H, lanes, n, 1, true});
     }
@@ -267,33 +287,34 @@ class CrossEntropy {
       s.sum = context_.arena.take<double>(padded);
       s.weighed = pass.gradient ? context_.arena.take<float>(padded * H()) : nullptr;
     }
-    for (const Segment& s : segments) {
-      std::fill_n(s.max, padded, kMinusInfinity);
-      std::fill_n(s.sum, padded, 0.0);
-      if (pass.gradient) std::fill_n(s.weighed, padded * H(), 0.0f);
+#pragma omp parallel for schedule(static)
+    for (int64_t g = 0; g < n; g++) {
+      std::fill_n(segments[g].max, padded, kMinusInfinity);
+      std::fill_n(segments[g].sum, padded, 0.0);
+      if (pass.gradient) std::fill_n(segments[g].weighed, padded * H(), 0.0f);
     }
-    // Every segment takes its next piece; between such rounds there may be a pause.
-    const int64_t rounds = length / kPieceRows, together = segments_together(padded);
-    for (int64_t round = 0; round < rounds; round++)
-      for (int64_t first = 0; first < n; first += together) {
-#pragma omp parallel for schedule(dynamic, 1)
-        for (int64_t g = first; g < std::min(n, first + together); g++) {
-          const int64_t v = g * length + round * kPieceRows, end = std::min({V(), (g + 1) * length, v + kPieceRows});
-          if (v < end) run_piece(pass, v, end, segments[g], pieces_[omp_get_thread_num()]);
-        }
-        pause();
-      }
+    // Piece i is the next of segment i % n: of n pieces in a row no two share a segment.
+    in_rounds(length / kPieceRows * n, n, [&](int64_t i) {
+      const int64_t v = i % n * length + i / n * kPieceRows, end = std::min({V(), (i % n + 1) * length, v + kPieceRows});
+      if (v < end) run_piece(pass, v, end, segments[i % n], pieces_[omp_get_thread_num()]);
+    });
     return segments;
   }
 
-  /// As many segments as take some 10 ms on a slow core.
-  int64_t segments_together(int64_t n_tokens) const {
-    const double seconds = 4.0 * kPieceRows * double(n_tokens) * double(H()) / 50e9;
-    return std::clamp<int64_t>(int64_t(0.01 / seconds * context_.n_threads), context_.n_threads, kSegments);
-  }
-
-  void pause() const {
-    if (head_.pause) (*head_.pause)();
+  /// Calls body(i) for i of [0, n) on all threads, at most `most` at once, and pauses whenever about 10 ms have passed.
+  template <class Body>
+  void in_rounds(int64_t n, int64_t most, const Body& body) {
+    int64_t together = std::min<int64_t>(context_.n_threads, most);
+    for (int64_t first = 0, end; first < n; first = end) {
+      end = std::min(n, first + together);
+      const auto start = std::chrono::steady_clock::now();
+#pragma omp parallel for schedule(dynamic, 1)
+      for (int64_t i = first; i < end; i++) body(i);
+      const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      if (seconds < 0.006) together = std::min(together * 2, most);
+      if (seconds > 0.015) together = std::max<int64_t>(together / 2, std::min<int64_t>(context_.n_threads, most));
+      if (head_.pause) (*head_.pause)();
+    }
   }
 
   static float largest(const std::vector<Segment>& segments, int64_t s) {
@@ -353,13 +374,10 @@ class CrossEntropy {
     const int64_t S = pass.n_tokens;
     T* pairs = context_.arena.take<T>(packed_size<T>(S, H()));
     pack_rows(pairs, static_cast<const T*>(hidden.data), hidden.stride, S, H(), 0, (H() + kPanel - 1) / kPanel);
-    const int64_t together = segments_together(round_up(S, kPanel)) * kPieceRows;
-    for (int64_t first = 0; first < V(); first += together) {
-#pragma omp parallel for schedule(dynamic, 1)
-      for (int64_t v = first; v < std::min(V(), first + together); v += kPieceRows)
-        gradient_of_rows(pass, v, std::min(V(), v + kPieceRows), packed<T>(pairs, S), softmax, pieces_[omp_get_thread_num()]);
-      pause();
-    }
+    in_rounds((V() + kPieceRows - 1) / kPieceRows, kSegments, [&](int64_t i) {
+      const int64_t v = i * kPieceRows;
+      gradient_of_rows(pass, v, std::min(V(), v + kPieceRows), packed<T>(pairs, S), softmax, pieces_[omp_get_thread_num()]);
+    });
   }
 
   void gradient_of_rows(const Pass<T>& pass, int64_t begin, int64_t end, const Right<T>& hidden, const std::vector<Softmax>& softmax, const Piece<T>& own) {

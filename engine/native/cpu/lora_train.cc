@@ -10,7 +10,7 @@
 namespace lorikeet::CPU_NS {
 namespace {
 
-constexpr int64_t kRowsTogether = 48;  // tokens of one task
+constexpr int64_t kRowsTogether = 64;  // tokens of one task
 
 struct PairShape {
   int64_t T, r, n_in, n_out;
