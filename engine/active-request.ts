@@ -42,7 +42,8 @@ export class ActiveRequest {
   /** Log-probabilities of the prompt come chunk by chunk, and again from the start after a preemption. */
   addPrompt(result: RowResult): void {
     if (this.request.promptLogprobs === undefined || this.#started) return
-    result.prompt.forEach((raw: RawLogprob, i) => { this.#promptLogprobs[result.row.from + 1 + i] = tokenLogprob(raw, this.#table) })
+    const first = Math.max(result.row.from + 1, this.request.promptLogprobsFrom ?? 1)
+    result.prompt.forEach((raw: RawLogprob, i) => { this.#promptLogprobs[first + i] = tokenLogprob(raw, this.#table) })
     if (result.row.to >= this.promptIds.length - 1) this.#start()
   }
 
@@ -89,7 +90,7 @@ export class ActiveRequest {
       type: 'started',
       promptTokenIds: [...this.promptIds],
       cachedTokens: this.choices[0]?.sequence.cachedTokens ?? 0,
-      ...(this.request.promptLogprobs === undefined ? {} : { promptLogprobs: this.#promptLogprobs }),
+      ...(this.request.promptLogprobs === undefined ? {} : { promptLogprobs: Array.from(this.promptIds, (_, i) => this.#promptLogprobs[i] ?? null) }),
     })
   }
 

@@ -49,6 +49,8 @@ export interface GenerateRequest {
   readonly logprobs?: number
   /** Alternatives per prompt token (echo); absent = none. */
   readonly promptLogprobs?: number
+  /** First prompt position that is scored; entries before it are null. Default 1. */
+  readonly promptLogprobsFrom?: number
   readonly skipSpecialTokens?: boolean  // default true
   /** Part of the prefix-cache key: tenants with different salts never share states. */
   readonly cacheSalt?: string

@@ -32,6 +32,7 @@ export function makeChoices(request: GenerateRequest, promptIds: Int32Array, con
       adapterSlot: request.adapter?.slot ?? -1,
       logprobs: request.logprobs ?? -1,
       promptLogprobs: index === 0 ? request.promptLogprobs ?? -1 : -1,
+      promptLogprobsFrom: request.promptLogprobsFrom ?? 1,
     })
     return new Choice(sequence, {
       table, minTokens, namedStopIds,

@@ -20,6 +20,8 @@ export interface SequenceOptions {
   readonly logprobs: number
   /** Alternatives per prompt token, or -1. */
   readonly promptLogprobs: number
+  /** First position that is scored. Default 1. */
+  readonly promptLogprobsFrom?: number
   /** Start of its prefix-cache keys; null = shares nothing. */
   readonly cacheSeed: string | null
 }
@@ -38,6 +40,7 @@ export class Sequence {
   readonly stopIds: ReadonlySet<number>
   readonly logprobs: number
   readonly promptLogprobs: number
+  readonly promptLogprobsFrom: number
   readonly cacheSeed: string | null
 
   status: SequenceStatus = 'waiting'
@@ -69,6 +72,7 @@ export class Sequence {
     this.stopIds = options.stopIds
     this.logprobs = options.logprobs
     this.promptLogprobs = options.promptLogprobs
+    this.promptLogprobsFrom = options.promptLogprobsFrom ?? 1
     this.cacheSeed = options.cacheSeed
   }
 

@@ -73,7 +73,8 @@ export function buildStep(rows: readonly PlannedRow[]): StepPlan {
 
 /** The next prompt token, where its log-probability is wanted; else -1. */
 function promptTarget(sequence: Sequence, position: number): number {
-  return sequence.promptLogprobs >= 0 ? sequence.promptIds[position + 1] ?? -1 : -1
+  const isWanted = sequence.promptLogprobs >= 0 && position + 1 >= sequence.promptLogprobsFrom
+  return isWanted ? sequence.promptIds[position + 1] ?? -1 : -1
 }
 
 function sequenceStart(sequence: Sequence, slot: number): NativeSequenceStart {

@@ -17,6 +17,7 @@ export function validateRequest(request: GenerateRequest, info: ModelInfo): void
   integer(request.minTokens, 'min_tokens', 0, request.maxTokens ?? info.maxModelLen)
   integer(request.logprobs, 'logprobs', 0, LIMITS.logprobs)
   integer(request.promptLogprobs, 'prompt_logprobs', 0, LIMITS.logprobs)
+  integer(request.promptLogprobsFrom, 'prompt_logprobs_from', 1, Number.MAX_SAFE_INTEGER)
   for (const name of ['includeStopInOutput', 'ignoreEos', 'skipSpecialTokens'] as const) {
     check(request[name] === undefined || typeof request[name] === 'boolean', name, 'a boolean')
   }

@@ -38,9 +38,9 @@ export class EngineModel {
     const prompt = await this.#engine.tokenize(promptOf(row))
     const from = Math.max(1, commonPrefix(prompt, tokenIds))
     if (tokenIds.length > this.#engine.info.maxModelLen) return undefined
-    const request = { prompt: { tokenIds }, maxTokens: 0, promptLogprobs: 1 }
+    const request = { prompt: { tokenIds }, maxTokens: 0, promptLogprobs: 1, promptLogprobsFrom: from }
     for await (const event of this.#generate(request, signal)) {
-      if (event.type === 'started') return sumOf(event.promptLogprobs?.slice(from) ?? [])
+      if (event.type === 'started') return sumOf(event.promptLogprobs ?? [], from)
     }
     return undefined
   }
@@ -56,9 +56,9 @@ export class EngineModel {
 
 type PromptLogprobs = ReadonlyArray<TokenLogprob | null>
 
-function sumOf(logprobs: PromptLogprobs): Scores {
+function sumOf(logprobs: PromptLogprobs, from: number): Scores {
   const scores = { lossSum: 0, targets: 0, correct: 0 }
-  for (const entry of logprobs) {
+  for (const entry of logprobs.slice(from)) {
     if (entry === null) continue
     scores.lossSum -= entry.logprob
     scores.targets++

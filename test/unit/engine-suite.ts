@@ -183,6 +183,13 @@ export function engineSuite(t: Test, create: EngineFactory): void {
     t.equal(scored.started.promptLogprobs!.length, 50)
     t.same(scored.choices.map((choice) => [choice.tokenIds, choice.finished.reason, choice.finished.completionTokens]),
       [[[], 'length', 0], [[], 'length', 0]])
+    const from = async (position: number) => (await ask(engine, {
+      maxTokens: 0, promptLogprobs: 1, promptLogprobsFrom: position, prompt: { tokenIds: ids(50) },
+    })).started.promptLogprobs!
+    const part = await from(45)
+    t.same(part.slice(0, 45), Array(45).fill(null))
+    t.same(part.slice(45), scored.started.promptLogprobs!.slice(45), 'from a position on, the same as of the whole')
+    t.same(await from(50), Array(50).fill(null))
     const one = await ask(engine, { maxTokens: 0, promptLogprobs: 1, prompt: { tokenIds: [7] } })
     t.same(one.started.promptLogprobs, [null])
     const nothing = await ask(engine, { maxTokens: 0 })
