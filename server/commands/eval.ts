@@ -101,7 +101,9 @@ async function modelsOf(
 
 async function measure(model: EngineModel, samples: Parameters<typeof evaluate>[1], options: EvaluateOptions): Promise<EvaluationReport> {
   const bar = new ProgressBar()
-  const report = await evaluate(model, samples, { ...options, onProgress: (done, total) => bar.update({ phase: model.name, done, total }) })
+  const tell = (done: number, total: number) => bar.update({ phase: model.name, done, total })
+  tell(0, samples.length)
+  const report = await evaluate(model, samples, { ...options, onProgress: tell })
   bar.finish()
   return report
 }
