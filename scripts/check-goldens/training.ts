@@ -17,10 +17,7 @@ const MOMENT_TOLERANCE = 1e-4
 
 export async function checkTraining(root: string, report: Report): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), 'lorikeet-goldens-'))
-  const model = await native().loadModel({
-    path: join(root, 'base', 'nf4'), device: 'cpu', isa: 'auto', compute: 'fp32', weights: 'nf4', head: 'bf16', nThreads: 0, maxModelLen: 0,
-    kvCacheBytes: 2 ** 24, maxBatchTokens: 64, maxNumSeqs: 4, maxLoras: 2, maxLoraRank: 64, cacheDir: '',
-  }, () => {})
+  const model = await openBase(root, 'fp32')
   try {
     if (existsSync(join(root, 'step0'))) await checkFirstStep(model, root, folder, report)
     if (existsSync(join(root, 'clean'))) await checkRuns(model, root, folder, report)
@@ -29,6 +26,37 @@ export async function checkTraining(root: string, report: Report): Promise<void>
   } finally {
     model.close()
     rmSync(folder, { recursive: true, force: true })
+  }
+  if (existsSync(join(root, 'clean', 'adamw'))) await checkHalf(root, report)
+}
+
+function openBase(root: string, compute: 'fp32' | 'bf16'): Promise<NativeModel> {
+  return native().loadModel({
+    path: join(root, 'base', 'nf4'), device: 'cpu', isa: 'auto', compute, weights: 'nf4', head: 'bf16', nThreads: 0, maxModelLen: 0,
+    kvCacheBytes: 2 ** 24, maxBatchTokens: 64, maxNumSeqs: 4, maxLoras: 2, maxLoraRank: 64, cacheDir: '',
+  }, () => {})
+}
+
+/** The mode that trains by default: its distance from the recorded fp32 run. */
+async function checkHalf(root: string, report: Report): Promise<void> {
+  report.section('run: adamw, bf16')
+  const model = await openBase(root, 'bf16')
+  const variant = (JSON.parse(readFileSync(join(root, 'clean', 'variants.json'), 'utf8')) as Record<string, Variant>)['adamw']!
+  const trainer = await openTrainer(model, variant)
+  try {
+    await startFrom(trainer, new TensorFile(join(root, 'base', 'lora_a.safetensors')), variant)
+    const begin = await trainer.snapshot()
+    const steps = readLines<Step>(join(root, 'clean', 'adamw', 'trajectory.jsonl'))
+    const run = await runSteps(trainer, readWindows(join(root, 'clean', 'batches', `${variant.batches!}.safetensors`)), steps, variant)
+    report.difference('loss', run.loss, 0.06)
+    report.difference('gradient norm, relative', run.norm, 0.04)
+    const final = new TensorFile(join(root, 'clean', 'adamw', 'adapter_model.safetensors'))
+    const ours = await trainer.snapshot()
+    const move = relativeDifference(final.names.map((name) => [ours.get(name)!, final.f32(name), begin.get(name)!]))
+    report.difference('final adapter, of its move', move, 0.1)
+  } finally {
+    await trainer.close()
+    model.close()
   }
 }
 

@@ -2,6 +2,7 @@
 
 import { join } from 'node:path'
 import t from 'tap'
+import { native } from '../../engine/native.js'
 import { A, B, STEP, TURN_TOKENS, cut, folder, isEqual, microBatch, openModel, openTrainer, saved, train } from './trainer-harness.js'
 
 t.setTimeout(180_000)
@@ -49,6 +50,21 @@ for (const optimizer of ['adamw', 'adamw_8bit'] as const) {
     t.ok((await saved(t, resumed)).equals(adapter), 'adapter')
   })
 }
+
+t.test('every instruction set computes the same step', async (t) => {
+  const runs: Array<{ isa: string; lossSum: number; gradient: Float32Array }> = []
+  for (const isa of native().systemInfo().isas) {
+    const trainer = await openTrainer(t, await openModel(t, { isa }), { dropout: 0.1, useDora: true, layers: Int32Array.of(3, 11) })
+    const { lossSum } = await trainer.accumulate(microBatch([33, 20]), 1 / 30)
+    runs.push({ isa, lossSum, gradient: await trainer.gradient(B) })
+  }
+  for (const { isa, lossSum, gradient } of runs) {
+    const largest = Math.max(...runs[0]!.gradient.map(Math.abs))
+    const apart = Math.max(...gradient.map((value, i) => Math.abs(value - runs[0]!.gradient[i]!)))
+    t.ok(Math.abs(lossSum - runs[0]!.lossSum) < 1e-5 * lossSum, `${isa}: loss ${lossSum}`)
+    t.ok(largest > 0 && apart < 5e-5 * largest, `${isa}: gradients differ by ${apart} of ${largest}`)
+  }
+})
 
 t.test('packed documents and the same alone give the same losses and gradients', async (t) => {
   const model = await openModel(t)

@@ -41,11 +41,12 @@ struct DeviceThread::Background {
   Clock::time_point quantum_begin{};
 };
 
-void DeviceThread::DeviceTime::add(Clock::time_point now, double more_background, double more_serving) {
+/// Time that passes makes both fade; what has passed is of the window.
+void DeviceThread::DeviceTime::pass(Clock::time_point now, double more_background) {
   const double fade = std::exp(-seconds(now - accounted) / kWindowSeconds);
   accounted = now;
   background = background * fade + more_background;
-  serving = serving * fade + more_serving;
+  all = all * fade + kWindowSeconds * (1 - fade);
 }
 
 DeviceThread::DeviceThread(Napi::Env env) : env_(env) {
@@ -164,7 +165,7 @@ void DeviceThread::pause(Background& background) {
     if (closing_ || background.aborted) throw Error("ABORTED", "the training was ended");
     if (quantum < kQuantum) return;
   }
-  if (background.quantum_begin - last_item_end_ < kServingGap) device_time_.add(Clock::now(), seconds(quantum), 0);
+  if (background.quantum_begin - last_item_end_ < kServingGap) device_time_.pass(Clock::now(), seconds(quantum));
   give_way(background);
   background.quantum_begin = Clock::now();
 }
@@ -180,9 +181,8 @@ void DeviceThread::give_way(const Background& background) {
       if (!item && !wait_for_next_step(lock, background)) return;
       if (!item) continue;
     }
-    const auto begin = Clock::now();
     run_item(item);
-    device_time_.add(last_item_end_, 0, seconds(last_item_end_ - begin));
+    device_time_.pass(last_item_end_, 0);
     if (device_time_.may_train(background.share)) return;
   }
 }
@@ -190,6 +190,7 @@ void DeviceThread::give_way(const Background& background) {
 /// Between two steps of running requests the queue is empty for a moment. Training that has had its share does not slip in there.
 /// @returns whether to look again.
 bool DeviceThread::wait_for_next_step(std::unique_lock<std::mutex>& lock, const Background& background) {
+  device_time_.pass(Clock::now(), 0);
   if (device_time_.may_train(background.share)) return false;
   const auto until = last_item_end_ + kStepGap;
   if (Clock::now() >= until) return false;

@@ -64,12 +64,12 @@ class DeviceThread : public std::enable_shared_from_this<DeviceThread> {
   using Clock = std::chrono::steady_clock;
   struct Item;
   struct Background;
-  /// How the device's time was spent of late while requests ran: seconds, fading.
+  /// The time that background work took of late from requests, of all that passed: seconds, fading.
   struct DeviceTime {
-    double background = 0, serving = 0;
+    double background = 0, all = 0;
     Clock::time_point accounted = Clock::now();
-    void add(Clock::time_point now, double more_background, double more_serving);
-    bool may_train(double share) const { return share >= 1 || background <= share * (background + serving); }
+    void pass(Clock::time_point now, double more_background);
+    bool may_train(double share) const { return share >= 1 || background <= share * all; }
   };
   void loop();
   void run_item(Item* item);

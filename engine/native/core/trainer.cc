@@ -30,7 +30,7 @@ Trainer::Checked Trainer::check(Backend& backend, const Weights& weights, const 
   const uint64_t values = uint64_t(planned_size(parameters)) * 4, moments = moment_bytes(parameters, o.eight_bit);
   const uint64_t activations = lay_out_tape(c, backend.act_dtype(), o.trained.rank, o.checkpointing, o.max_tokens, nullptr).bytes;
   const uint64_t needed = 2 * values + moments + activations, available = backend.available_bytes();
-  if (needed > available)
+  if (needed > available - available / 16)  // scratch of the operations, and what others take meanwhile
     throw Error("OUT_OF_MEMORY", "training needs " + mib(needed) + " (parameters " + mib(values) + ", gradients " + mib(values) + ", optimizer " +
                                      mib(moments) + ", activations " + mib(activations) + "), " + mib(available) + " are free");
   return {*ops};
