@@ -148,7 +148,7 @@ t.test('300 refused and missing adapters hurt none of 500 requests', async (t) =
   const engine = new FakeEngine(2)
   engine.refuse = (content) => (content === 'bad' ? 'shape: lora_A has 5 rows' : undefined)
   const good = Array.from({ length: 10 }, (_, i) => `good-${i}`)
-  const registry = await withAdapters(root, engine, good)
+  const registry = await withAdapters(root, engine, good, { waitMs: 20_000 })
   const bad = await peftFolder(root, 'bad')
   const refusals = Promise.all(Array.from({ length: 150 }, (_, i) => Promise.allSettled([
     registry.publishFolder(good[i % 10]!, bad, true), registry.publishFolder('new', join(root, 'missing'), true),
@@ -165,7 +165,7 @@ t.test('300 refused and missing adapters hurt none of 500 requests', async (t) =
 })
 
 t.test('a full disk is told as such', async (t) => {
-  t.match(asDiskFull(Object.assign(new Error('x'), { code: 'ENOSPC' })), { code: 'OUT_OF_MEMORY', message: /data directory is full/ })
+  t.match(asDiskFull(Object.assign(new Error('x'), { code: 'ENOSPC' })), { code: 'DISK_FULL', message: /data directory is full/ })
   const other = new Error('x')
   t.equal(asDiskFull(other), other)
 })
