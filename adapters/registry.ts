@@ -11,6 +11,7 @@ import { AdapterSlots } from './slots.js'
 import type { AdapterStatus, VersionStatus } from './status.js'
 import { AdapterStore, type StoredVersion } from './store.js'
 import type { Staging } from './staging.js'
+import { Turns } from './turns.js'
 
 export type RegistryEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'unloadAdapter' | 'validateAdapter'> & {
   readonly info: Pick<Engine['info'], 'hash' | 'maxLoras' | 'source'>
@@ -57,6 +58,7 @@ export interface ModelLease {
 const BASE_LEASE: ModelLease = { adapter: null, name: null, version: null, renew: async () => null, release: () => {} }
 const DRAIN_AFTER_MS = 1_000
 const MAX_LOAD_SAMPLES = 1_024
+const PUBLISHED_AT_ONCE = 2
 
 export class AdapterRegistry {
   readonly store: AdapterStore
@@ -65,6 +67,7 @@ export class AdapterRegistry {
   readonly #slots: AdapterSlots
   readonly #validated = new Set<string>()             // versions checked against this base
   readonly #pinned: PinnedNames
+  readonly #publishing = new Turns(PUBLISHED_AT_ONCE)
   #loadSamples: LoadSample[] = []
   readonly #createdS = Math.floor(Date.now() / 1000)
 
@@ -155,15 +158,19 @@ export class AdapterRegistry {
    * @throws EngineError INVALID_REQUEST, ADAPTER_*
    */
   async publish(name: string, staging: Staging, source: string, promote = true): Promise<StoredVersion> {
+    const version = await this.#publishing.take(() => this.#publishStaged(name, staging, source, promote))
+    if (promote) await this.#pinned.follow(name)
+    return version
+  }
+
+  async #publishStaged(name: string, staging: Staging, source: string, promote: boolean): Promise<StoredVersion> {
     try {
       this.#checkFree(name)
       staging.checkComplete()
-      const info = await this.#validate(staging.path)
-      const { rank, nTensors, warnings } = info
+      const { rank, nTensors, warnings } = await this.#validate(staging.path)
       const version = await this.store.publish(name, staging,
         { base: this.#options.engine.info.hash, source, rank, nTensors, warnings, promote })
       this.#validated.add(version.version)
-      if (promote) await this.#pinned.follow(name)
       return version
     } catch (error) {
       throw asDiskFull(error)
@@ -176,14 +183,18 @@ export class AdapterRegistry {
   async publishFolder(name: string, folder: string, isTrusted: boolean): Promise<StoredVersion> {
     this.#checkFree(name)
     const path = isTrusted ? folder : await folderUnderRoots(folder, this.#options.allowedRoots)
+    return this.publish(name, await this.#publishing.take(() => this.#stageCopy(path)), path)
+  }
+
+  async #stageCopy(folder: string): Promise<Staging> {
     const staging = await this.store.stage()
     try {
-      await staging.copyFrom(path)
+      await staging.copyFrom(folder)
+      return staging
     } catch (error) {
       await staging.dispose()
       throw asDiskFull(error)
     }
-    return this.publish(name, staging, path)
   }
 
   async promote(name: string, version: string): Promise<StoredVersion> {

@@ -148,7 +148,7 @@ t.test('300 refused and missing adapters hurt none of 500 requests', async (t) =
   const engine = new FakeEngine(2)
   engine.refuse = (content) => (content === 'bad' ? 'shape: lora_A has 5 rows' : undefined)
   const good = Array.from({ length: 10 }, (_, i) => `good-${i}`)
-  const registry = await withAdapters(root, engine, good, { waitMs: 20_000 })
+  const registry = await withAdapters(root, engine, good)
   const bad = await peftFolder(root, 'bad')
   const refusals = Promise.all(Array.from({ length: 150 }, (_, i) => Promise.allSettled([
     registry.publishFolder(good[i % 10]!, bad, true), registry.publishFolder('new', join(root, 'missing'), true),
