@@ -7,10 +7,10 @@ import { Jobs, type JobsOptions } from './jobs.js'
 
 /** Started: what an earlier process left goes on. */
 export async function openJobs(options: Omit<JobsOptions, 'store' | 'files'>): Promise<Jobs> {
-  const database = await openJobDatabase(options.dataDir)
+  const { database, close } = await openJobDatabase(options.dataDir)
   const files = await FileStore.open(database, options.dataDir)
   await files.sweep()
-  const jobs = new Jobs({ ...options, store: new JobStore(database), files, onClosed: () => database.close() })
+  const jobs = new Jobs({ ...options, store: new JobStore(database), files, onClosed: close })
   jobs.start()
   return jobs
 }

@@ -19,23 +19,45 @@ const SCHEMA = `
     owner TEXT NOT NULL, key TEXT NOT NULL, digest TEXT NOT NULL, job TEXT NOT NULL, PRIMARY KEY (owner, key));
   CREATE TABLE IF NOT EXISTS files (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, owner TEXT, body TEXT NOT NULL);`
 
+export interface JobDatabase {
+  readonly database: SqlDatabase
+  close(): void
+}
+
 /**
  * One process at a time: two servers over one data directory would run each other's jobs.
  * @throws EngineError ENGINE_UNAVAILABLE when another process has it; Error of SQLite when it is damaged or cannot be written
  */
-export async function openJobDatabase(dataDir: string): Promise<SqlDatabase> {
+export async function openJobDatabase(dataDir: string): Promise<JobDatabase> {
   await mkdir(dataDir, { recursive: true })
-  const path = join(dataDir, 'jobs.sqlite')
-  const database = await openSqlite(path)
+  const lock = await lockOf(join(dataDir, 'jobs.lock'))
   try {
-    database.exec('PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL')
+    const database = await openSqlite(join(dataDir, 'jobs.sqlite'))
+    database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL')
     database.exec(SCHEMA)
-    return database
+    return { database, close: () => { database.close(); release(lock) } }
   } catch (error) {
-    database.close()
-    if (!/locked|busy/i.test((error as Error).message)) throw error
-    throw new EngineError('ENGINE_UNAVAILABLE', `${path} is in use by another server: give this one a --data-dir of its own`)
+    release(lock)
+    throw error
   }
+}
+
+/** A transaction that is never committed: the system ends it with the process, however that ends. */
+async function lockOf(path: string): Promise<SqlDatabase> {
+  const lock = await openSqlite(path)
+  try {
+    lock.exec('BEGIN EXCLUSIVE')
+    return lock
+  } catch (error) {
+    lock.close()
+    if (!/locked|busy/i.test((error as Error).message)) throw error
+    throw new EngineError('ENGINE_UNAVAILABLE', `${path} is held by another server: give this one a --data-dir of its own`)
+  }
+}
+
+function release(lock: SqlDatabase): void {
+  lock.exec('ROLLBACK')
+  lock.close()
 }
 
 const inside = new WeakSet<SqlDatabase>()
@@ -55,6 +77,12 @@ export function transaction<T>(database: SqlDatabase, change: () => T): T {
   } finally {
     inside.delete(database)
   }
+}
+
+/** Wherever it was noticed: by the engine, the file system or SQLite. */
+export function isDiskFull(error: unknown): boolean {
+  const { code, message = '' } = error as { code?: string; message?: string }
+  return code === 'DISK_FULL' || code === 'ENOSPC' || code === 'EDQUOT' || /database or disk is full|disk I\/O error/.test(message)
 }
 
 /** A page of rows, newest or oldest first, after the row that `after` names. */

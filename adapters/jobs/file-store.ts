@@ -66,7 +66,7 @@ export class FileStore {
     return store
   }
 
-  /** Streams content to disk under no name yet. @throws EngineError FILE_INVALID when it is empty or too large, OUT_OF_MEMORY */
+  /** Streams content to disk under no name yet. @throws EngineError FILE_INVALID when it is empty or too large, DISK_FULL */
   async receive(content: AsyncIterable<Uint8Array> | Iterable<Uint8Array>, maxBytes: number): Promise<ReceivedFile> {
     const path = join(this.#folder, `${TEMPORARY}${newId('')}`)
     try {

@@ -3,12 +3,14 @@
 
 import { rm } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { EngineError } from '../../engine/errors.js'
 import { listDataFiles, readDataFile } from '../../engine/train/data-files.js'
 import type { TrainingEngine } from '../../engine/train/types.js'
 import type { JobEngine, JobsOptions } from '../jobs.js'
 import { fineTunedModelName } from '../names.js'
 import type { AdapterRegistry } from '../registry.js'
+import { isDiskFull } from './database.js'
 import { judgeGate } from './gate.js'
 import { measureForGate } from './gate-evaluation.js'
 import { JobRun, publishCheckpoints, removeWorkFiles, stageResult, type RunOutcome } from './job-runner.js'
@@ -123,7 +125,17 @@ export class JobQueue {
     while (!this.#isClosed) {
       const job = this.#store.inStates('queued')[0]
       if (job === undefined) await this.#sleep()
-      else if (await this.#engineIsReady()) await this.#runOne(job)
+      else if (await this.#engineIsReady()) await this.#guarded(job)
+    }
+  }
+
+  /** The queue outlives whatever a job runs into. */
+  async #guarded(job: Job): Promise<void> {
+    try {
+      await this.#runOne(job)
+    } catch (error) {
+      this.#options.onError?.(error, job.id)
+      await sleep(RETRY_MS)
     }
   }
 
@@ -135,7 +147,7 @@ export class JobQueue {
   async #engineIsReady(): Promise<boolean> {
     const { engine } = this.#options
     if (engine.state === 'ready') return true
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS))
+    await sleep(POLL_MS)
     return false
   }
 
@@ -159,24 +171,42 @@ export class JobQueue {
       const outcome = await run.train(engine as TrainingEngine, this.folderOf(job.id), current.controller.signal)
       await this.#settle(running, outcome, current)
     } catch (error) {
-      this.#options.onError?.(error, job.id)
-      const { code, message } = asJobError(error)
-      this.#fail(job.id, { code, message, param: null }, ['running'])
+      if (!isDiskFull(error)) this.#options.onError?.(error, job.id)
+      await this.#persist(() => this.#unfinished(job.id, error))
     } finally {
       this.#current = undefined
       end()
     }
   }
 
+  /** Writes what became of a job, again while there is no space for it: a state that is not written would be a lie. */
+  async #persist(write: () => void): Promise<void> {
+    while (!this.#isClosed) {
+      try {
+        return write()
+      } catch (error) {
+        if (!isDiskFull(error)) throw error
+        await sleep(RETRY_MS)
+      }
+    }
+  }
+
+  #unfinished(id: string, error: unknown): void {
+    const { code, message } = asJobError(error)
+    if (isDiskFull(error)) this.#pauseFull(id, (error as Error).message)
+    else this.#fail(id, { code, message, param: null }, ['running'])
+  }
+
+  #pauseFull(id: string, message: string): void {
+    if (this.#store.update(id, { status: 'paused' }, ['running']) === undefined) return
+    this.#store.addEvent(id, 'error', `The job was paused: ${message}. Resume it when there is space`)
+  }
+
   async #settle(job: Job, outcome: RunOutcome, current: Current): Promise<void> {
     switch (outcome.kind) {
       case 'finished': return this.#publish(job, outcome, current)
       case 'failed': return this.#fail(job.id, outcome.error, ['running'])
-      case 'paused':
-        if (this.#store.update(job.id, { status: 'paused' }, ['running']) !== undefined) {
-          this.#store.addEvent(job.id, 'error', `The job was paused: ${outcome.message}. Resume it when there is space`)
-        }
-        return
+      case 'paused': return this.#pauseFull(job.id, outcome.message)
       case 'interrupted': return this.#interrupted(job, outcome.message)
       default:
         // Paused and cancelled say so already; when the server stops, the job waits for the next one.
@@ -193,7 +223,7 @@ export class JobQueue {
     }
     if (this.#store.update(id, { status: 'queued', crashes }, ['running']) === undefined) return
     this.#store.addEvent(id, 'warn', `${message}; the job goes on from its last checkpoint`)
-    await new Promise((resolve) => setTimeout(resolve, RETRY_MS).unref())
+    await sleep(RETRY_MS)
   }
 
   async #publish(job: Job, { adapterPath, tokens }: Extract<RunOutcome, { kind: 'finished' }>, current: Current): Promise<void> {

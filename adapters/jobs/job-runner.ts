@@ -6,6 +6,7 @@ import { EngineError } from '../../engine/errors.js'
 import type { LossMetrics, TrainEvent, TrainingEngine, TrainRequest } from '../../engine/train/types.js'
 import type { AdapterRegistry } from '../registry.js'
 import type { StoredVersion } from '../store.js'
+import { isDiskFull } from './database.js'
 import { newId, unixSeconds, type JobStore } from './job-store.js'
 import type { EvaluationReport } from '../evaluation/report.js'
 import type { Job, JobError, JobProgress } from './job-types.js'
@@ -122,7 +123,7 @@ export class JobRun {
   #failure(error: unknown): RunOutcome {
     const { code = 'INTERNAL', message, param = null } = error as Partial<EngineError> & Error
     if (code === 'ENGINE_RESTARTED' || code === 'ENGINE_UNAVAILABLE' || code === 'TRAINING_BUSY') return { kind: 'interrupted', message }
-    if (code === 'DISK_FULL') return { kind: 'paused', message }
+    if (isDiskFull(error)) return { kind: 'paused', message }
     const isData = code === 'DATA_INVALID'
     const told: JobError = {
       code: isData ? 'invalid_training_file' : code.toLowerCase(), message: this.#shown(message),

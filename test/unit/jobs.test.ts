@@ -203,7 +203,7 @@ t.test('a server that was killed: a job that ran is queued again', async (t) => 
   const before = await start(t, { training: { stepMs: 5, steps: 100 } })
   const { id } = before.add()
   await running(before.jobs, id, 7)
-  await t.rejects(start(t, { root: before.root }), { code: 'ENGINE_UNAVAILABLE', message: /in use by another server/ })
+  await t.rejects(start(t, { root: before.root }), { code: 'ENGINE_UNAVAILABLE', message: /held by another server/ })
   // What SIGKILL leaves: the files as they are while it runs.
   for (const name of await readdir(before.root)) await cp(join(before.root, name), join(root, name), { recursive: true })
   const after = await start(t, { root, training: { steps: 100 } })
@@ -247,6 +247,33 @@ t.test('a full disk pauses the job, and it goes on when it is resumed', async (t
   const { id } = add()
   await reached(jobs, id, 'paused')
   t.match(jobs.events(id, { limit: 1 }).data, [{ level: 'error', message: /no space left .* Resume it when there is space/ }])
+  jobs.resume(id)
+  t.match(await over(jobs, id), { status: 'succeeded' })
+})
+
+t.test('a disk too full for the database itself pauses the job, once that can be written, and the queue goes on', async (t) => {
+  const { jobs, add } = await start(t, { training: { stepMs: 2 } })
+  const full = () => { throw new Error('database or disk is full') }
+  const { id } = add()
+  await running(jobs, id, 2)
+  const put = t.capture(jobs.store, 'putMetrics', full)
+  const change = t.capture(jobs.store, 'update', full)
+  await new Promise((resolve) => setTimeout(resolve, 300))
+  change.restore()
+  await reached(jobs, id, 'paused')
+  put.restore()
+  jobs.resume(id)
+  t.match(await over(jobs, id), { status: 'succeeded' })
+  t.match(await over(jobs, add({ name: 'next' }).id), { status: 'succeeded' })
+})
+
+t.test('a disk too full for the adapter pauses the job, and nothing is published', async (t) => {
+  const { jobs, registry, add } = await start(t)
+  const stage = t.capture(registry.store, 'stage', () => Promise.reject(Object.assign(new Error('no space'), { code: 'ENOSPC' })))
+  const { id } = add()
+  await reached(jobs, id, 'paused')
+  t.same(registry.store.names(), [])
+  stage.restore()
   jobs.resume(id)
   t.match(await over(jobs, id), { status: 'succeeded' })
 })
