@@ -1,0 +1,207 @@
+// A trainer over a model of one layer made here: gradients against finite differences of the whole loss, work that is ended anywhere,
+// files. Small enough for the sanitizers.
+#include <cmath>
+
+#include "../core/model.h"
+#include "../core/trained_files.h"
+#include "../core/trainer.h"
+#include "tiny_model.h"
+
+namespace lorikeet::testing {
+namespace {
+
+const Pause kNoPause = [] {};
+
+std::unique_ptr<Model> tiny(const Scratch& dir, const char* compute, const char* isa) {
+  write_tiny(dir, tiny_config().text(), tiny_tensors());
+  ModelOptions o;
+  o.path = dir.path();
+  o.compute = compute;
+  o.isa = isa;
+  o.n_threads = 2;
+  o.kv_cache_bytes = 1 << 20;
+  return Model::load(o, {});
+}
+
+TrainerOptions every_module() {
+  TrainerOptions o;
+  o.trained.rank = 3;
+  o.trained.alpha = 6;
+  for (int m = 0; m < kModules; m++) o.trained.modules.push_back(Module(m));
+  o.max_tokens = 64;
+  return o;
+}
+
+/// Documents of 13, 1 and 20 tokens over 16 ids: longer than the window of 8.
+MicroBatch batch() {
+  MicroBatch b;
+  b.document_starts = {0, 13, 14, 34};
+  for (int t = 0; t < 34; t++) {
+    b.token_ids.push_back((t * 7 + t * t) % int(kVocab));
+    b.targets.push_back(t == 12 || t == 13 || t % 4 == 3 ? -1 : (t * 5 + 3) % int(kVocab));
+  }
+  b.token_counter = 1000;
+  return b;
+}
+
+/// Values that make every part matter: B away from zero, the rest moved a little.
+void stir(Trainer& trainer) {
+  TrainedAdapter& t = trainer.trained();
+  for (const Parameter& p : t.parameters())
+    for (int64_t i = 0; i < p.size; i++) {
+      const float wave = float(std::sin(double(i * 31 + p.begin)));
+      float& value = t.values()[p.begin + i];
+      value = p.kind == ParameterKind::kB ? 0.1f * wave : value * (1 + 0.1f * wave);
+    }
+  t.refresh(kNoPause);
+}
+
+double loss_of(Trainer& trainer) { return trainer.accumulate(batch(), 0, kNoPause).loss_sum; }
+
+/// d loss / d parameter along a direction, by the trainer and by central differences.
+void check_gradient(Trainer& trainer, const Parameter& p, const std::string& name) {
+  TrainedAdapter& t = trainer.trained();
+  trainer.optimizer().clear_gradients();
+  trainer.accumulate(batch(), 1, kNoPause);
+  double along = 0, norm = 0;
+  std::vector<float> direction(p.size), before(t.values() + p.begin, t.values() + p.begin + p.size);
+  for (int64_t i = 0; i < p.size; i++) {
+    const float gradient = t.gradients()[p.begin + i];
+    direction[i] = gradient;  // where the loss changes most
+    norm += double(gradient) * gradient;
+  }
+  norm = std::sqrt(norm);
+  const double step = 0.02 / std::max(norm, 1e-6);  // the loss moves by some hundredths of a nat
+  const auto at = [&](double sign) {
+    for (int64_t i = 0; i < p.size; i++) t.values()[p.begin + i] = before[i] + float(sign * step * direction[i] / norm);
+    t.refresh(kNoPause);
+    return loss_of(trainer);
+  };
+  along = (at(1) - at(-1)) / (2 * step);
+  std::copy(before.begin(), before.end(), t.values() + p.begin);
+  t.refresh(kNoPause);
+  check(norm > 1e-4 && std::fabs(along / norm - 1) < 0.01,
+        name + ": gradient " + std::to_string(norm) + ", by differences " + std::to_string(along));
+}
+
+void test_gradients(const char* isa) {
+  const Scratch dir;
+  const auto model = tiny(dir, "fp32", isa);
+  const auto check_all = [&](const TrainerOptions& o, const std::string& name, bool of_layers) {
+    Trainer trainer(model->backend(), model->weights(), o, kNoPause);
+    stir(trainer);
+    for (const Parameter& p : trainer.trained().parameters())
+      if ((p.layer >= 0) == of_layers) check_gradient(trainer, p, std::string(isa) + ", " + name + ", " + p.name);
+  };
+  TrainerOptions o = every_module();
+  check_all(o, "plain", true);
+  o.trained.dropout = 0.2f;
+  check_all(o, "dropout", true);
+  o.trained.token_ids = {4, 7};
+  check_all(o, "tokens", false);
+  o.trained.token_ids.clear();
+  o.trained.saves_embedding = o.trained.saves_head = true;
+  check_all(o, "matrices", false);
+}
+
+/// DoRA's magnitudes: A and B see a constant norm, which differences do not.
+void test_magnitudes() {
+  const Scratch dir;
+  const auto model = tiny(dir, "fp32", "auto");
+  TrainerOptions o = every_module();
+  o.trained.use_dora = true;
+  Trainer trainer(model->backend(), model->weights(), o, kNoPause);
+  stir(trainer);
+  for (const Parameter& p : trainer.trained().parameters())
+    if (p.kind == ParameterKind::kMagnitude) check_gradient(trainer, p, p.name);
+}
+
+/// Work ended at its n-th pause, for every n; the next run is as if nothing had been.
+void test_ended_anywhere(const char* compute) {
+  const Scratch dir;
+  const auto model = tiny(dir, compute, "auto");
+  TrainerOptions o = every_module();
+  o.trained.use_dora = true;
+  o.trained.token_ids = {4, 7};
+  Trainer trainer(model->backend(), model->weights(), o, kNoPause);
+  stir(trainer);
+  const double loss = trainer.evaluate(batch(), kNoPause).loss_sum;
+  int n_pauses = 0;
+  trainer.accumulate(batch(), 1, [&] { n_pauses++; });
+  check(n_pauses >= 6, "a layer's pieces and the head's end with pauses");
+  for (int last = 1; last <= n_pauses; last++) {
+    int n = 0;
+    check_error("a pause ends the work", "ABORTED", "here", [&] {
+      trainer.accumulate(batch(), 1, [&] {
+        if (++n == last) throw Error("ABORTED", "here");
+      });
+    });
+  }
+  check(trainer.evaluate(batch(), kNoPause).loss_sum == loss, "ended work leaves the adapter as it was");
+}
+
+void test_files(bool eight_bit) {
+  const Scratch dir;
+  const auto model = tiny(dir, "fp32", "auto");
+  TrainerOptions o = every_module();
+  o.trained.rank = 64;  // tensors large enough for 8-bit moments
+  o.trained.saves_embedding = true;
+  o.eight_bit = eight_bit;
+  const auto steps = [&](Trainer& trainer, int n) {
+    for (int i = 0; i < n; i++) {
+      trainer.accumulate(batch(), 0.05, kNoPause);
+      trainer.optimizer_step({1e-2, 0.9, 0.999, 1e-8, 0.1, 1.0}, kNoPause);
+    }
+  };
+  const Transfer copy = [](void* to, const void* from, size_t n) { std::memcpy(to, from, n); };
+  Trainer whole(model->backend(), model->weights(), o, kNoPause), resumed(model->backend(), model->weights(), o, kNoPause);
+  stir(whole);
+  steps(whole, 2);
+  save_state(dir / "state", whole.trained(), whole.optimizer(), copy);
+  load_state(open_state(dir / "state", resumed.trained(), resumed.optimizer()), resumed.trained(), resumed.optimizer(), copy);
+  resumed.trained().refresh(kNoPause);
+  check(resumed.optimizer().n_steps() == 2, "the number of steps is restored");
+  steps(whole, 2);
+  steps(resumed, 2);
+  save_adapter(dir / "whole", whole.trained(), DType::kF32, copy);
+  save_adapter(dir / "resumed", resumed.trained(), DType::kF32, copy);
+  check(read_text(dir / "whole") == read_text(dir / "resumed"), "a resumed run ends in the same bytes");
+  const ParameterValues values = read_adapter_values(dir / "whole", whole.trained().parameters());
+  check(std::memcmp(values[0].data(), whole.trained().values(), values[0].size() * 4) == 0, "values come back from the file");
+  o.trained.rank = 32;
+  const std::vector<Parameter> other = plan_parameters(o.trained, model->weights().config);
+  check_error("an adapter of another rank", "ADAPTER_INVALID", "shape", [&] { read_adapter_values(dir / "whole", other); });
+  // Cut anywhere, a file is refused, not read past its end.
+  const std::string state = read_text(dir / "state");
+  for (size_t size : {size_t{0}, size_t{7}, size_t{100}, state.size() / 2, state.size() - 1}) {
+    write_text(dir / "cut", std::string_view(state).substr(0, size));
+    check_error("a state cut short", "FILE_INVALID", "", [&] { open_state(dir / "cut", whole.trained(), whole.optimizer()); });
+  }
+}
+
+void test_not_finite() {
+  const Scratch dir;
+  const auto model = tiny(dir, "fp32", "auto");
+  Trainer trainer(model->backend(), model->weights(), every_module(), kNoPause);
+  trainer.accumulate(batch(), 1, kNoPause);
+  trainer.trained().gradients()[5] = INFINITY;
+  const std::vector<float> before(trainer.trained().values(), trainer.trained().values() + trainer.trained().size());
+  check_error("an infinite gradient", "TRAINING_DIVERGED", "norm", [&] { trainer.optimizer_step({1e-3}, kNoPause); });
+  check(std::memcmp(before.data(), trainer.trained().values(), before.size() * 4) == 0, "nothing has moved");
+  check(trainer.optimizer_step({1e-3}, kNoPause) == 0, "the gradients are cleared");
+}
+
+}  // namespace
+}  // namespace lorikeet::testing
+
+int main() {
+  using namespace lorikeet::testing;
+  for (const std::string& isa : lorikeet::cpu_isas()) test_gradients(isa.c_str());
+  test_magnitudes();
+  test_ended_anywhere("fp32");
+  test_ended_anywhere("bf16");
+  test_files(false);
+  test_files(true);
+  test_not_finite();
+  return finish();
+}
