@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto'
 import { open, rename } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { type FileDigest, digestFile } from '../engine/durable.js'
+import { EngineError } from '../engine/errors.js'
 
 export { type FileDigest, digestFile }
 
@@ -50,4 +51,11 @@ export async function flushFolder(path: string): Promise<void> {
 export async function renameDurable(temporary: string, path: string): Promise<void> {
   await rename(temporary, path)
   await flushFolder(dirname(path))
+}
+
+/** A full disk is the server's trouble, and has a name. */
+export function asDiskFull(error: unknown): unknown {
+  const { code } = error as { code?: string }
+  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error
+  return new EngineError('DISK_FULL', 'The data directory is full: nothing was published', { cause: error })
 }

@@ -1,17 +1,18 @@
 // Adapters as the server sees them: what `model` means, who holds what, and every change of it. Joins store, host tier and slots.
 
-import type { AdapterHandle, AdapterInfo, Engine } from '../engine/api.js'
+import type { AdapterHandle, Engine } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 import { HostTier, type HostTierStats } from './host-tier.js'
 import { checkAdapterName, checkVersionPrefix, parseModel } from './names.js'
 import { PinnedNames } from './pinned-names.js'
-import { folderUnderRoots } from './roots.js'
+import { Publisher } from './publisher.js'
 import type { AcquireOptions, MissPolicy, SlotsStats } from './slot-types.js'
 import { AdapterSlots } from './slots.js'
+import type { Staging } from './staging.js'
 import type { AdapterStatus, VersionStatus } from './status.js'
 import { AdapterStore, type StoredVersion } from './store.js'
-import type { Staging } from './staging.js'
-import { Turns } from './turns.js'
+
+export { asDiskFull } from './durable.js'
 
 export type RegistryEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'unloadAdapter' | 'validateAdapter'> & {
   readonly info: Pick<Engine['info'], 'hash' | 'maxLoras' | 'source'>
@@ -58,16 +59,14 @@ export interface ModelLease {
 const BASE_LEASE: ModelLease = { adapter: null, name: null, version: null, renew: async () => null, release: () => {} }
 const DRAIN_AFTER_MS = 1_000
 const MAX_LOAD_SAMPLES = 1_024
-const PUBLISHED_AT_ONCE = 2
 
 export class AdapterRegistry {
   readonly store: AdapterStore
   readonly #options: RegistryOptions
   readonly #host: HostTier
   readonly #slots: AdapterSlots
-  readonly #validated = new Set<string>()             // versions checked against this base
   readonly #pinned: PinnedNames
-  readonly #publishing = new Turns(PUBLISHED_AT_ONCE)
+  readonly #publisher: Publisher
   #loadSamples: LoadSample[] = []
   readonly #createdS = Math.floor(Date.now() / 1000)
 
@@ -81,6 +80,7 @@ export class AdapterRegistry {
       prepare: (version) => this.#prepare(version),
       onLoad: (seconds, from) => { if (this.#loadSamples.length < MAX_LOAD_SAMPLES) this.#loadSamples.push({ seconds, from }) },
     })
+    this.#publisher = new Publisher(options)
     this.#pinned = new PinnedNames(this.#slots, store, engine.info.maxLoras)
   }
 
@@ -155,46 +155,19 @@ export class AdapterRegistry {
 
   /**
    * Validates staged files against the base and publishes them under a name. Takes the staging over, whatever happens.
-   * @throws EngineError INVALID_REQUEST, ADAPTER_*
+   * @throws EngineError INVALID_REQUEST, ADAPTER_*, DISK_FULL
    */
   async publish(name: string, staging: Staging, source: string, promote = true): Promise<StoredVersion> {
-    const version = await this.#publishing.take(() => this.#publishStaged(name, staging, source, promote))
+    const version = await this.#publisher.publish(name, staging, source, promote)
     if (promote) await this.#pinned.follow(name)
     return version
   }
 
-  async #publishStaged(name: string, staging: Staging, source: string, promote: boolean): Promise<StoredVersion> {
-    try {
-      this.#checkFree(name)
-      staging.checkComplete()
-      const { rank, nTensors, warnings } = await this.#validate(staging.path)
-      const version = await this.store.publish(name, staging,
-        { base: this.#options.engine.info.hash, source, rank, nTensors, warnings, promote })
-      this.#validated.add(version.version)
-      return version
-    } catch (error) {
-      throw asDiskFull(error)
-    } finally {
-      await staging.dispose()
-    }
-  }
-
   /** Publishes a PEFT folder. `isTrusted`: the operator named it; otherwise it must lie under an allowed root. */
   async publishFolder(name: string, folder: string, isTrusted: boolean): Promise<StoredVersion> {
-    this.#checkFree(name)
-    const path = isTrusted ? folder : await folderUnderRoots(folder, this.#options.allowedRoots)
-    return this.publish(name, await this.#publishing.take(() => this.#stageCopy(path)), path)
-  }
-
-  async #stageCopy(folder: string): Promise<Staging> {
-    const staging = await this.store.stage()
-    try {
-      await staging.copyFrom(folder)
-      return staging
-    } catch (error) {
-      await staging.dispose()
-      throw asDiskFull(error)
-    }
+    const version = await this.#publisher.publishFolder(name, folder, isTrusted)
+    await this.#pinned.follow(name)
+    return version
   }
 
   async promote(name: string, version: string): Promise<StoredVersion> {
@@ -274,15 +247,8 @@ export class AdapterRegistry {
   /** Before a slot is taken: the bytes are those that were published, and they fit this base. */
   async #prepare(version: StoredVersion): Promise<boolean> {
     const fromHost = await this.#host.admit(version)
-    if (version.base !== this.#options.engine.info.hash && !this.#validated.has(version.version)) {
-      await this.#validate(version.path)
-      this.#validated.add(version.version)
-    }
+    await this.#publisher.checkBase(version)
     return fromHost
-  }
-
-  async #validate(path: string): Promise<AdapterInfo> {
-    return this.#options.engine.validateAdapter(path)
   }
 
   /** A version that no name has any more needs no memory. */
@@ -317,23 +283,10 @@ export class AdapterRegistry {
     }
   }
 
-  #checkFree(name: string): void {
-    checkAdapterName(name)
-    if (this.#options.baseNames.includes(name)) throw new EngineError('ADAPTER_EXISTS', `'${name}' is the name of the base`,
-      { param: 'name' })
-  }
-
   #unknown(model: string): EngineError {
     return new EngineError('UNKNOWN_MODEL', `The model ${JSON.stringify(model).slice(0, 120)} does not exist on this server`,
       { param: 'model' })
   }
-}
-
-/** A full disk is the server's trouble, and has a name. */
-export function asDiskFull(error: unknown): unknown {
-  const { code } = error as { code?: string }
-  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error
-  return new EngineError('DISK_FULL', 'The data directory is full: nothing was published', { cause: error })
 }
 
 function secondsOf(iso: string): number {
