@@ -5,6 +5,8 @@ import type { AdapterRegistry, ModelLease } from '../../adapters/registry.js'
 import { EngineError } from '../../engine/errors.js'
 import { FakeEngine, openRegistry, peftFolder, temporaryFolder } from './adapters-fixtures.js'
 
+t.setTimeout(120_000)
+
 const N_ADAPTERS = 64
 const N_SLOTS = 8
 const N_REQUESTS = 20_000
