@@ -1,5 +1,8 @@
 // Training on a real server: the OpenAI client from upload to answer, inference meanwhile, and processes that are killed.
 
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import OpenAI from 'openai'
 import { refused } from './openai-clients.js'
@@ -57,7 +60,7 @@ t.test('the openai client trains an adapter, and the model that the job returns 
   t.ok(losses[0]! < losses.at(-1)! / 4, `${losses.at(-1)} -> ${losses[0]}`)
 })
 
-t.test('a job survives its engine and its server, and cancel ends one within two steps', async (t) => {
+t.test('a job survives its engine, and cancel ends one within two steps', async (t) => {
   const { server, client, create, over, say } = await open(t)
   const { id } = await create()
   await eventually('the job trains', async () => (await stepOf(client, id)) >= 7)
@@ -75,4 +78,24 @@ t.test('a job survives its engine and its server, and cancel ends one within two
   await sleep(3_000)
   t.ok((await stepOf(client, second.id)) <= at + 2)
   await refused(t, client.models.retrieve('second'), OpenAI.NotFoundError, {})
+})
+
+t.test('a job survives SIGKILL of the whole server: the next one goes on from the checkpoint', async (t) => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'lorikeet-jobs-'))
+  t.teardown(() => rmSync(dataDir, { recursive: true, force: true }))
+  const first = await open(t, ['--data-dir', dataDir])
+  const { id } = await first.create()
+  await eventually('the job trains', async () => (await stepOf(first.client, id)) >= 7)
+  const step = await stepOf(first.client, id)
+  first.server.child.kill('SIGKILL')
+  await eventually('the process is gone', () => first.server.child.signalCode !== null)
+  const second = await open(t, ['--data-dir', dataDir])
+  const job = await second.over(id)
+  t.equal(job.status, 'succeeded', JSON.stringify(job.error))
+  t.equal(await second.say(job.fine_tuned_model!), ANSWER)
+  const { data } = await second.client.fineTuning.jobs.listEvents(id, { limit: 100 })
+  t.ok(data.some(({ message }) => message === 'The server was restarted; the job goes on from its last checkpoint'))
+  const metrics = data.map((event) => event.data as { train_loss?: number; step: number } | null)
+  const steps = metrics.flatMap((metric) => (metric?.train_loss === undefined ? [] : [metric.step]))
+  t.same(steps.reverse(), Array.from({ length: 30 }, (_, i) => i + 1), `every step once, also those before the kill at ${step}`)
 })

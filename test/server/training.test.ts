@@ -322,6 +322,29 @@ t.test('metrics show the job that runs', async (t) => {
   t.match(text, /^lorikeet_training_jobs\{status="cancelled"\} 2$/m)
 })
 
+t.test('answers of the training routes satisfy their own schemas', async (t) => {
+  const { call, app, upload, client } = await startTraining(t)
+  const { Ajv2020 } = await import('ajv/dist/2020.js')
+  const ajv = new Ajv2020({ strict: false })
+  const document = (await app.server.inject('/openapi.json')).json()
+  const file = await upload()
+  const { id } = await client().fineTuning.jobs.create({ model: MODEL, training_file: file, metadata: { a: 'b' } })
+  await finished(client(), id)
+  const cases = [
+    ['/v1/files', '/v1/files'], ['/v1/files/{file_id}', `/v1/files/${file}`], ['/v1/fine_tuning/jobs', '/v1/fine_tuning/jobs'],
+    ['/v1/fine_tuning/jobs/{fine_tuning_job_id}', `/v1/fine_tuning/jobs/${id}`], ['/admin/train', '/admin/train'],
+    ['/v1/fine_tuning/jobs/{fine_tuning_job_id}/events', `/v1/fine_tuning/jobs/${id}/events`],
+    ['/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints', `/v1/fine_tuning/jobs/${id}/checkpoints`],
+    ['/admin/train/{id}/events', `/admin/train/${id}/events`],
+  ] as const
+  for (const [path, url] of cases) {
+    const { schema } = document.paths[path].get.responses['200'].content['application/json']
+    t.ok(ajv.validate(schema, (await call('GET', url)).json), `${url}: ${ajv.errorsText()}`)
+  }
+  const error = document.paths['/v1/files/{file_id}'].get.responses['4XX'].content['application/json'].schema
+  t.ok(ajv.validate(error, (await call('GET', '/v1/files/none')).json))
+})
+
 t.test('a server whose engine does not train says so', async (t) => {
   const { call, engine } = await startTraining(t)
   Object.defineProperty(engine, 'train', { value: undefined })
