@@ -52,6 +52,7 @@ void DeviceThread::DeviceTime::pass(Clock::time_point now, double more_backgroun
 DeviceThread::DeviceThread(Napi::Env env) : env_(env) {
   to_node_ = Napi::ThreadSafeFunction::New(env, Napi::Function(), "lorikeet device", 0, 1);
   to_node_.Unref(env);  // an idle device keeps no process alive
+  at_exit_ = std::make_unique<AtExit<DeviceThread>>(env, this);  // after to_node_, so that it is called before Node frees that
   thread_ = std::thread([this] { loop(); });
 }
 
@@ -220,6 +221,7 @@ void DeviceThread::close() {
   wake_.notify_one();
   if (thread_.joinable()) thread_.join();
   closed_ = true;
+  at_exit_.reset();
   to_node_.Release();
 }
 

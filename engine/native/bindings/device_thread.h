@@ -35,6 +35,22 @@ auto guarded(Napi::Env env, F body) -> decltype(body()) {
   }
 }
 
+/// Calls close() of `owner` when Node leaves while it lives: threads must end before Node frees what they call back into. The last
+/// made is called first. Node's thread only.
+template <class Owner>
+class AtExit {
+ public:
+  AtExit(Napi::Env env, Owner* owner) : env_(env), owner_(owner) { napi_add_env_cleanup_hook(env_, call, owner_); }
+  ~AtExit() { napi_remove_env_cleanup_hook(env_, call, owner_); }
+  AtExit(const AtExit&) = delete;
+  AtExit& operator=(const AtExit&) = delete;
+
+ private:
+  static void call(void* owner) { static_cast<Owner*>(owner)->close(); }
+  napi_env env_;
+  Owner* owner_;
+};
+
 /// Held by shared_ptr: work in flight keeps it alive.
 class DeviceThread : public std::enable_shared_from_this<DeviceThread> {
  public:
@@ -90,6 +106,7 @@ class DeviceThread : public std::enable_shared_from_this<DeviceThread> {
   int in_flight_ = 0;  // promises not settled; Node's thread only
   Napi::Env env_;
   std::thread thread_;
+  std::unique_ptr<AtExit<DeviceThread>> at_exit_;
 };
 
 }  // namespace lorikeet

@@ -136,6 +136,7 @@ void TrainerSession::close() {
   aborted = true;
   device->wake();
   worker->close();
+  at_exit.reset();
   release();
 }
 
@@ -182,6 +183,7 @@ Napi::Value TrainerBinding::create(const Napi::CallbackInfo& info, std::shared_p
   session->device = std::move(device);
   session->worker = std::make_shared<DeviceThread>(env);
   session->train_share = share;
+  session->at_exit = std::make_unique<AtExit<TrainerSession>>(env, session.get());
   current = session;
   return session->worker->run(env, [session, options]() -> DeviceThread::Settle {
     try {

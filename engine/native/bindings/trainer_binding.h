@@ -17,6 +17,7 @@ struct TrainerSession {
   std::shared_ptr<DeviceThread> device, worker;
   std::unique_ptr<Trainer> trainer;  // worker thread
   double train_share = 1;
+  std::unique_ptr<AtExit<TrainerSession>> at_exit;
   std::atomic<bool> aborted{false};  // closing: running work ends at its next pause, queued work does not begin
   std::atomic<bool> ended{false};    // the trainer's memory is free
 
