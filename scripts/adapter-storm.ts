@@ -167,7 +167,8 @@ export class AdapterStorm {
       const lease = await this.#registry.resolve(model)
       try {
         if (lease.version !== expected) this.#wrong.push(`${model} got version ${lease.version}, expected ${expected}`)
-        if (this.#below(12) > 0) this.#judge(model, this.#byHash.get(expected!)!.answers[prompt]!, await this.#generate(lease.adapter, prompt))
+        const right = this.#byHash.get(expected!)!.answers[prompt]!
+        if (this.#below(12) > 0) this.#judge(model, right, await this.#generate(lease.adapter, prompt))
         else await this.#generate(lease.adapter, prompt, 2).then(() => this.#answers.left++)
       } finally {
         lease.release()
@@ -287,8 +288,9 @@ async function main(): Promise<void> {
   const report = await runStorm({ nRequests, nAdapters, nSlots, nClients, seed, say: console.log })
   const { wrong, pinsLeft, slotsLeft, adapterBytesLeft, rssGrowth, ...counts } = report
   console.log(JSON.stringify(counts))
-  console.log(`${nRequests} requests in ${((performance.now() - startedAt) / 1000).toFixed(0)} s: ${wrong.length} wrong, ${pinsLeft} pins left, ` +
-    `${slotsLeft} slots and ${adapterBytesLeft} adapter bytes left, resident memory ${(rssGrowth / 2 ** 20).toFixed(1)} MiB more than at the start`)
+  const seconds = ((performance.now() - startedAt) / 1000).toFixed(0)
+  console.log(`${nRequests} requests in ${seconds} s: ${wrong.length} wrong, ${pinsLeft} pins left, ${slotsLeft} slots and ` +
+    `${adapterBytesLeft} adapter bytes left, resident memory ${(rssGrowth / 2 ** 20).toFixed(1)} MiB more than at the start`)
   for (const line of wrong.slice(0, 20)) console.log(line)
   process.exitCode = wrong.length + pinsLeft + slotsLeft + adapterBytesLeft > 0 || rssGrowth > MAX_RSS_GROWTH ? 1 : 0
 }

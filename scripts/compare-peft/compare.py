@@ -39,7 +39,8 @@ def main() -> int:
         prompts = [encode(tokenizer, row) for row in read_rows(args.data / "dev.jsonl", args.questions)]
         n_failed = compare("base", url, BASE, base, prompts[: args.base_questions], tokenizer, args.max_tokens)
         if not (adapter / "adapter_config.json").exists():
-            train(base, [(encode(tokenizer, row), answer_ids(tokenizer, row)) for row in read_rows(args.data / "train.jsonl", args.rows)], adapter, args)
+            rows = read_rows(args.data / "train.jsonl", args.rows)
+            train(base, [(encode(tokenizer, row), answer_ids(tokenizer, row)) for row in rows], adapter, args)
         upload(url, "peft-trained", adapter)
         tuned = PeftModel.from_pretrained(base, adapter).eval()
         n_failed += compare("adapter", url, "peft-trained", tuned, prompts, tokenizer, args.max_tokens)
@@ -69,8 +70,9 @@ def server(args: argparse.Namespace, folder: Path) -> Iterator[str]:
     if args.cache:
         args.cache.mkdir(parents=True, exist_ok=True)
         (folder / "cache").symlink_to(args.cache.resolve())
-    command = ["node", "dist/server/cli.js", "serve", "--port", "0", "--model", str(args.model), "--served-model-name", BASE, "--data-dir", str(folder),
-               "--compute", "fp32", "--head", "bf16", "--threads", str(args.threads), "--log-level", "warn", "--max-model-len", "1024"]
+    command = ["node", "dist/server/cli.js", "serve", "--port", "0", "--model", str(args.model), "--served-model-name", BASE,
+               "--data-dir", str(folder), "--compute", "fp32", "--head", "bf16", "--threads", str(args.threads), "--log-level", "warn",
+               "--max-model-len", "1024"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         line = next((line for line in process.stdout if "http://" in line), None)
@@ -150,7 +152,8 @@ def compare(what: str, url: str, name: str, model: torch.nn.Module, prompts: lis
             print(f"{what} {i}: differs at token {agreed}, where PEFT's margin is {margins[agreed]:.5f}")
         else:
             failed += 1
-            print(f"{what} {i}: DIFFERS at token {agreed}, margin {margins[agreed]:.4f}\n  here {tokenizer.decode(ours)}\n  PEFT {tokenizer.decode(theirs)}")
+            print(f"{what} {i}: DIFFERS at token {agreed}, margin {margins[agreed]:.4f}")
+            print(f"  here {tokenizer.decode(ours)}\n  PEFT {tokenizer.decode(theirs)}")
     failed += largest > TOLERANCE
     print(f"{what}: {same} of {len(prompts)} answers the same, {close} differ where the margin is under {CLEAR_MARGIN}; {n_tokens} tokens, "
           f"largest difference of a log-probability {largest:.2e} (tolerance {TOLERANCE}), smallest margin {smallest:.4f}", flush=True)
@@ -161,14 +164,15 @@ def compare(what: str, url: str, name: str, model: torch.nn.Module, prompts: lis
 @torch.no_grad()
 def greedy(model: torch.nn.Module, prompt: list[int], max_tokens: int) -> tuple[list[int], torch.Tensor]:
     ids = torch.tensor([prompt])
-    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_tokens, eos_token_id=[1, 106],
-                         pad_token_id=0, output_logits=True, return_dict_in_generate=True)
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=max_tokens,
+                         eos_token_id=[1, 106], pad_token_id=0, output_logits=True, return_dict_in_generate=True)
     tokens = out.sequences[0, len(prompt):].tolist()
     return tokens, torch.cat(out.logits).float()
 
 
 def ask(url: str, name: str, prompt: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
-    body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 1, "return_token_ids": True, "skip_special_tokens": False}
+    body = {"model": name, "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "logprobs": 1, "return_token_ids": True,
+            "skip_special_tokens": False}
     choice = post(f"{url}/v1/completions", json.dumps(body).encode(), "application/json")["choices"][0]
     return choice["token_ids"], choice["logprobs"]["token_logprobs"]
 
