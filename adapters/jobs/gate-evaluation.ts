@@ -8,8 +8,12 @@ import { readSamples, type EvaluationSample } from '../evaluation/samples.js'
 import { SqlJudge } from '../evaluation/sql-judge.js'
 import type { AdapterRegistry } from '../registry.js'
 import type { GateOptions } from './gate.js'
-import type { Measured } from './job-runner.js'
 import type { Job } from './job-types.js'
+
+export interface Measured {
+  readonly found: EvaluationReport
+  readonly current: EvaluationReport | undefined
+}
 
 /** @throws EngineError DATA_INVALID, ABORTED, ADAPTER_* */
 export async function measureForGate(

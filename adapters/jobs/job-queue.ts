@@ -7,15 +7,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { EngineError } from '../../engine/errors.js'
 import { listDataFiles, readDataFile } from '../../engine/train/data-files.js'
 import type { TrainingEngine } from '../../engine/train/types.js'
-import type { JobEngine, JobsOptions } from '../jobs.js'
+import type { JobsOptions } from '../jobs.js'
 import { fineTunedModelName } from '../names.js'
-import type { AdapterRegistry } from '../registry.js'
 import { isDiskFull } from './database.js'
-import { judgeGate } from './gate.js'
-import { measureForGate } from './gate-evaluation.js'
-import { JobRun, publishCheckpoints, removeWorkFiles, stageResult, type RunOutcome } from './job-runner.js'
+import { isEngineGone, JobRun, type RunOutcome } from './job-runner.js'
 import { unixSeconds, type JobStore } from './job-store.js'
 import type { Job, JobError, JobStatus } from './job-types.js'
+import { publishCheckpoints, publishResult, removeCheckpoints } from './publication.js'
 import { formatResultCsv } from './result-csv.js'
 
 /** Deaths of the engine in one job without a new step between them; then the job fails. */
@@ -171,8 +169,9 @@ export class JobQueue {
       const outcome = await run.train(engine as TrainingEngine, this.folderOf(job.id), current.controller.signal)
       await this.#settle(running, outcome, current)
     } catch (error) {
-      if (!isDiskFull(error)) this.#options.onError?.(error, job.id)
-      await this.#persist(() => this.#unfinished(job.id, error))
+      if (!isDiskFull(error) && !isEngineGone(error)) this.#options.onError?.(error, job.id)
+      await this.#persist(() => this.#unfinished(job, error))
+      if (isEngineGone(error)) await sleep(RETRY_MS)
     } finally {
       this.#current = undefined
       end()
@@ -191,9 +190,11 @@ export class JobQueue {
     }
   }
 
-  #unfinished(id: string, error: unknown): void {
+  /** The result is there, and its publication failed. */
+  #unfinished({ id }: Job, error: unknown): void {
     const { code, message } = asJobError(error)
     if (isDiskFull(error)) this.#pauseFull(id, (error as Error).message)
+    else if (isEngineGone(error)) this.#interrupted(id, message)
     else this.#fail(id, { code, message, param: null }, ['running'])
   }
 
@@ -207,14 +208,16 @@ export class JobQueue {
       case 'finished': return this.#publish(job, outcome, current)
       case 'failed': return this.#fail(job.id, outcome.error, ['running'])
       case 'paused': return this.#pauseFull(job.id, outcome.message)
-      case 'interrupted': return this.#interrupted(job, outcome.message)
+      case 'interrupted':
+        this.#interrupted(job.id, outcome.message)
+        return sleep(RETRY_MS)
       default:
         // Paused and cancelled say so already; when the server stops, the job waits for the next one.
         this.#store.update(job.id, { status: 'queued' }, ['running'])
     }
   }
 
-  async #interrupted({ id }: Job, message: string): Promise<void> {
+  #interrupted(id: string, message: string): void {
     const crashes = (this.#store.get(id)?.crashes ?? 0) + 1
     if (this.#isClosed) return void this.#store.update(id, { status: 'queued' }, ['running'])
     if (crashes >= MAX_CRASHES) {
@@ -223,62 +226,38 @@ export class JobQueue {
     }
     if (this.#store.update(id, { status: 'queued', crashes }, ['running']) === undefined) return
     this.#store.addEvent(id, 'warn', `${message}; the job goes on from its last checkpoint`)
-    await sleep(RETRY_MS)
   }
 
   async #publish(job: Job, { adapterPath, tokens }: Extract<RunOutcome, { kind: 'finished' }>, current: Current): Promise<void> {
     const { registry, engine } = this.#options
-    const { signal } = current.controller
-    if (signal.aborted) return void this.#store.update(job.id, { status: 'queued' }, ['running'])
-    const wasThere = new Set(registry.store.versions(job.name).map(({ version }) => version))
-    const { version } = await stageResult(registry, job, adapterPath)
-    const discard = async () => { if (!wasThere.has(version)) await dropVersion(registry, job.name, version) }
-    try {
-      const reason = job.gate === undefined ? undefined : await this.#refusal(job, version, engine, signal)
-      if (reason !== undefined) {
-        await discard()
-        const message = `The result was not published: ${reason}`
+    const parts = { registry, engine, store: this.#store, signal: current.controller.signal }
+    const publication = await publishResult(job, adapterPath, parts, () => (current.isPublishing = true))
+    switch (publication.kind) {
+      case 'published': return this.#succeed(job, publication.version, tokens)
+      case 'refused': {
+        const message = `The result was not published: ${publication.reason}`
         return this.#fail(job.id, { code: 'evaluation_gate', message, param: 'gate' }, ['running'])
       }
-    } catch (error) {
-      await discard()
-      if (!signal.aborted) throw error
-      return void this.#store.update(job.id, { status: 'queued' }, ['running'])
+      default: this.#store.update(job.id, { status: 'queued' }, ['running'])
     }
-    if (signal.aborted) {
-      await discard()
-      return void this.#store.update(job.id, { status: 'queued' }, ['running'])
-    }
-    current.isPublishing = true
-    await registry.promote(job.name, version)
-    await this.#succeed(job, version, tokens)
   }
 
-  /** Why the gate does not let the version pass; undefined when it does. */
-  async #refusal(job: Job, version: string, engine: JobEngine, signal: AbortSignal): Promise<string | undefined> {
-    this.#store.addEvent(job.id, 'info', `Evaluating on ${job.gate!.data.shown}`)
-    const { found, current } = await measureForGate(job, version, this.#options.registry, engine, signal)
-    const { passed, reason } = judgeGate(job.gate!, found, current)
-    this.#store.update(job.id, { evaluation: found })
-    this.#store.addEvent(job.id, passed ? 'info' : 'error', `Evaluation ${passed ? 'passed' : 'did not pass'}: ${reason}`, {
-      passed, metric: job.gate!.metric, value: found[job.gate!.metric], before: current?.[job.gate!.metric] ?? null,
-    })
-    return passed ? undefined : reason
-  }
-
+  /** What is not needed any more goes last: until the job says that it has succeeded, a crash makes it go on from there. */
   async #succeed(job: Job, version: string, tokens: number): Promise<void> {
-    const fineTunedModel = fineTunedModelName(job.baseName, job.name, version)
+    const { files, registry } = this.#options
     const csv = formatResultCsv(this.#store.metrics(job.id))
-    const { files } = this.#options
     const result = await files.keep(await files.receive([Buffer.from(csv)], Infinity),
       { owner: job.owner, filename: `${job.id}-results.csv`, purpose: 'fine-tune-results' })
-    if (job.keepsCheckpoints === true) await publishCheckpoints(this.#options.registry, this.#store, job)
-    await removeWorkFiles(this.folderOf(job.id), this.#store, job.id)
-    this.#store.update(job.id, {
-      status: 'succeeded', finishedAt: unixSeconds(), version, fineTunedModel, resultFiles: [result.id], trainedTokens: tokens,
+    if (job.keepsCheckpoints === true) await publishCheckpoints(job, registry, this.#store)
+    const fineTunedModel = fineTunedModelName(job.baseName, job.name, version)
+    this.#store.together(() => {
+      this.#store.update(job.id, {
+        status: 'succeeded', finishedAt: unixSeconds(), version, fineTunedModel, resultFiles: [result.id], trainedTokens: tokens,
+      })
+      this.#store.addEvent(job.id, 'info', `New fine-tuned model created: ${fineTunedModel}`)
+      this.#store.addEvent(job.id, 'info', 'The job has successfully completed')
     })
-    this.#store.addEvent(job.id, 'info', `New fine-tuned model created: ${fineTunedModel}`)
-    this.#store.addEvent(job.id, 'info', 'The job has successfully completed')
+    await removeCheckpoints(job.id, this.folderOf(job.id), this.#store)
   }
 
   #fail(id: string, error: JobError, onlyIn: readonly JobStatus[]): void {
@@ -299,12 +278,6 @@ async function faultOf(path: string): Promise<string | undefined> {
   } catch (error) {
     return (error as Error).message
   }
-}
-
-/** A version that was never current; a name that has no other goes with it. */
-async function dropVersion(registry: AdapterRegistry, name: string, version: string): Promise<void> {
-  const isOnly = registry.store.versions(name).length === 1 && registry.store.current(name) === undefined
-  await (isOnly ? registry.remove(name) : registry.removeVersion(name, version)).catch(() => {})
 }
 
 function asJobError(error: unknown): { readonly code: string; readonly message: string } {

@@ -1,14 +1,9 @@
 // One job on the engine, from its data to a published version. What it returns says what becomes of the job; jobs.ts does it.
 
-import { existsSync } from 'node:fs'
-import { rm } from 'node:fs/promises'
-import { EngineError } from '../../engine/errors.js'
+import type { EngineError } from '../../engine/errors.js'
 import type { LossMetrics, TrainEvent, TrainingEngine, TrainRequest } from '../../engine/train/types.js'
-import type { AdapterRegistry } from '../registry.js'
-import type { StoredVersion } from '../store.js'
 import { isDiskFull } from './database.js'
 import { newId, unixSeconds, type JobStore } from './job-store.js'
-import type { EvaluationReport } from '../evaluation/report.js'
 import type { Job, JobError, JobProgress } from './job-types.js'
 
 export type RunOutcome =
@@ -20,6 +15,12 @@ export type RunOutcome =
   /** No space: the owner resumes it when there is some. */
   | { readonly kind: 'paused'; readonly message: string }
   | { readonly kind: 'failed'; readonly error: JobError }
+
+/** It may be back, or free, in a moment. */
+export function isEngineGone(error: unknown): boolean {
+  const { code } = error as { code?: string }
+  return code === 'ENGINE_RESTARTED' || code === 'ENGINE_UNAVAILABLE' || code === 'TRAINING_BUSY'
+}
 
 export class JobRun {
   readonly #job: Job
@@ -122,7 +123,7 @@ export class JobRun {
 
   #failure(error: unknown): RunOutcome {
     const { code = 'INTERNAL', message, param = null } = error as Partial<EngineError> & Error
-    if (code === 'ENGINE_RESTARTED' || code === 'ENGINE_UNAVAILABLE' || code === 'TRAINING_BUSY') return { kind: 'interrupted', message }
+    if (isEngineGone(error)) return { kind: 'interrupted', message }
     if (isDiskFull(error)) return { kind: 'paused', message }
     const isData = code === 'DATA_INVALID'
     const told: JobError = {
@@ -136,38 +137,5 @@ export class JobRun {
   #shown(text: string): string {
     const { train, validation } = this.#job
     return [train, validation].reduce((shown, data) => (data === undefined ? shown : shown.replaceAll(data.path, data.shown)), text)
-  }
-}
-
-/** The result as a version that is not yet current. @throws EngineError ADAPTER_*, DISK_FULL */
-export async function stageResult(registry: AdapterRegistry, job: Job, adapterPath: string): Promise<StoredVersion> {
-  const staging = await registry.store.stage()
-  try {
-    await staging.copyFrom(adapterPath)
-  } catch (error) {
-    await staging.dispose()
-    throw error
-  }
-  return registry.publish(job.name, staging, job.id, false)
-}
-
-/** Checkpoints that the run has kept, as versions that are not current. One that cannot be read is left out. */
-export async function publishCheckpoints(registry: AdapterRegistry, store: JobStore, job: Job): Promise<void> {
-  for (const checkpoint of store.checkpoints(job.id, { limit: 1_000 }).data) {
-    if (!existsSync(checkpoint.path)) continue
-    const published = await stageResult(registry, job, checkpoint.path).catch(() => undefined)
-    if (published !== undefined) store.putCheckpoint({ ...checkpoint, version: published.version })
-  }
-}
-
-export interface Measured {
-  readonly found: EvaluationReport
-  readonly current: EvaluationReport | undefined
-}
-
-/** What a run leaves that nobody needs once it has succeeded; its logs stay. */
-export async function removeWorkFiles(outputDir: string, store: JobStore, jobId: string): Promise<void> {
-  for (const { path } of store.checkpoints(jobId, { limit: 10_000 }).data) {
-    if (path.startsWith(outputDir) && existsSync(path)) await rm(path, { recursive: true, force: true })
   }
 }

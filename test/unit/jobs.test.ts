@@ -117,7 +117,9 @@ t.test('cancelling ends a job in every state that is not final, and nothing of i
   await new Promise((resolve) => setTimeout(resolve, 100))
   t.ok(engine.stepsDone.length <= done + 2, 'within two steps')
   t.same(registry.store.names(), [])
-  t.same(await readdir(join(root, 'jobs')), [], 'its folder is gone')
+  const isGone = async () => (await readdir(join(root, 'jobs'))).length === 0
+  for (const end = Date.now() + 10_000; !(await isGone()) && Date.now() < end;) await new Promise((resolve) => setTimeout(resolve, 10))
+  t.ok(await isGone(), 'its folder is gone')
   t.equal((await jobs.cancel(first.id)).status, 'cancelled', 'again is no mistake')
   t.match(jobs.get(first.id), { finishedAt: Number, fineTunedModel: null })
 })
@@ -355,6 +357,17 @@ t.test('a job cancelled while its result is measured publishes nothing', async (
   await new Promise((resolve) => setTimeout(resolve, 200))
   t.same(registry.store.names(), [])
   t.match(jobs.get(id), { status: 'cancelled', fineTunedModel: null })
+})
+
+t.test('an engine that dies while the result is measured: it is measured again', async (t) => {
+  const { jobs, root, registry, add, engine } = await start(t)
+  engine.script = { refuse: new EngineError('ENGINE_RESTARTED', 'The engine process died') }
+  const { id } = add({ gate: gate(root, { threshold: 0 }) })
+  const isInterrupted = () => messages(jobs, id).some((message) => /goes on from its last checkpoint/.test(message))
+  for (const end = Date.now() + 10_000; !isInterrupted() && Date.now() < end;) await new Promise((resolve) => setTimeout(resolve, 5))
+  t.same(registry.store.names(), [], 'nothing is published meanwhile')
+  engine.script = {}
+  t.match(await over(jobs, id), { status: 'succeeded', evaluation: { samples: 2 } })
 })
 
 t.test('pages of jobs, events and checkpoints follow each other without gap', async (t) => {
