@@ -160,6 +160,7 @@ export class Jobs {
     if (stopped === undefined) throw ended(job, status)
     this.store.addEvent(id, 'info', message)
     this.#queue.abort(id)
+    this.#queue.wake()
     return stopped
   }
 

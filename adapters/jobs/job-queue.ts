@@ -121,8 +121,8 @@ export class JobQueue {
 
   async #run(): Promise<void> {
     while (!this.#isClosed) {
-      const job = this.#store.inStates('queued')[0]
-      if (job === undefined) await this.#sleep()
+      const [job] = this.#store.inStates('validating_files', 'queued')
+      if (job?.status !== 'queued') await this.#sleep()                  // an older one that is looked at goes first
       else if (await this.#engineIsReady()) await this.#guarded(job)
     }
   }
@@ -263,6 +263,7 @@ export class JobQueue {
   #fail(id: string, error: JobError, onlyIn: readonly JobStatus[]): void {
     if (this.#store.update(id, { status: 'failed', finishedAt: unixSeconds(), error }, onlyIn) === undefined) return
     this.#store.addEvent(id, 'error', `The job failed: ${error.message}`)
+    this.wake()
   }
 }
 
