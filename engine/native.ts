@@ -155,7 +155,7 @@ export interface NativeTrainerOptions {
   readonly checkpointing: 'none' | 'mlp' | 'layer'
   readonly optimizer: 'adamw' | 'adamw_8bit'
   readonly maxTokens: number            // of the largest micro-batch
-  /** Share of the device's time that training may take while requests run, (0, 1]. */
+  /** Share of the time that training may take while requests run, (0, 1]. A step waits for one quantum of it at most: some 10 ms and a piece. */
   readonly trainShare: number
 }
 
@@ -187,11 +187,15 @@ export interface NativeOptimizerStep {
 export interface NativeTrainer {
   readonly nTrained: number             // parameters
   readonly bytes: Readonly<Record<string, number>>  // "parameters", "optimizer", "gradients", "activations"
-  /** Forward and backward: adds the gradient of gradientScale * (sum of losses). */
+  /**
+   * Forward and backward: adds the gradient of gradientScale * (sum of losses). Rejects with INVALID_REQUEST naming what is wrong with the
+   * batch, TRAINING_DIVERGED where the loss is not finite.
+   */
   accumulate(batch: NativeMicroBatch, gradientScale: number): Promise<NativeLoss>
   /** Forward without dropout, no gradient. */
   evaluate(batch: NativeMicroBatch): Promise<NativeLoss>
-  /** Clips by the global norm, moves the parameters, clears the gradients. gradNorm is before clipping. */
+  /** Clips by the global norm, moves the parameters, clears the gradients. gradNorm is before clipping. Rejects with TRAINING_DIVERGED
+   *  where it is not finite: nothing has moved. */
   optimizerStep(options: NativeOptimizerStep): Promise<{ readonly gradNorm: number }>
   /** adapter_model.safetensors exactly as PEFT writes it, durable when resolved. adapter_config.json is adapters/peft.ts's. */
   saveAdapter(path: string): Promise<void>

@@ -4,7 +4,6 @@
 #include <future>
 #include <new>
 #include <optional>
-#include <utility>
 
 namespace lorikeet {
 
@@ -35,6 +34,7 @@ double seconds(std::chrono::steady_clock::duration d) { return std::chrono::dura
 
 /// Background work on its way.
 struct DeviceThread::Background {
+  Background(double share, const std::atomic<bool>& aborted) : share(share), aborted(aborted) {}
   const double share;
   const std::atomic<bool>& aborted;
   std::packaged_task<void()> task;
@@ -97,13 +97,13 @@ void DeviceThread::notify(std::function<void(Napi::Env)> call) {
 
 void DeviceThread::loop() {
   for (;;) {
-    Background* background = nullptr;
+    std::shared_ptr<Background> background;  // ours until its task has returned: who waits for it may be gone before
     Item* item = nullptr;
     {
       std::unique_lock lock(mutex_);
       wake_.wait(lock, [this] { return closing_ || background_ || !queue_.empty(); });
       // Background work begins with a pause, which runs what waits in the queue.
-      background = std::exchange(background_, nullptr);
+      background = std::move(background_);
       if (!background && queue_.empty()) return;
       if (!background) item = take_item();
     }
@@ -142,18 +142,18 @@ void DeviceThread::run_item(Item* item) {
 }
 
 void DeviceThread::run_background(const std::function<void(const std::function<void()>&)>& work, double share, const std::atomic<bool>& aborted) {
-  Background background{share, aborted};
-  const std::function<void()> pause = [&] { this->pause(background); };
-  background.task = std::packaged_task<void()>([&] {
-    give_way(background);
-    background.quantum_begin = Clock::now();
+  const auto background = std::make_shared<Background>(share, aborted);
+  const std::function<void()> pause = [&, own = background.get()] { this->pause(*own); };
+  background->task = std::packaged_task<void()>([&, own = background.get()] {
+    give_way(*own);
+    own->quantum_begin = Clock::now();
     work(pause);
   });
-  std::future<void> done = background.task.get_future();
+  std::future<void> done = background->task.get_future();
   {
     const std::lock_guard lock(mutex_);
     if (closing_) throw Error("ABORTED", "the model is closed");
-    background_ = &background;
+    background_ = background;
   }
   wake_.notify_all();
   done.get();

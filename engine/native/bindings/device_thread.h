@@ -99,7 +99,7 @@ class DeviceThread : public std::enable_shared_from_this<DeviceThread> {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<Item*> queue_;
-  Background* background_ = nullptr;  // waits to begin
+  std::shared_ptr<Background> background_;  // waits to begin
   Clock::time_point last_item_end_{};  // of queued work; the device's thread only, as is device_time_
   DeviceTime device_time_;
   bool closing_ = false, closed_ = false;

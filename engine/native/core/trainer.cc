@@ -60,10 +60,10 @@ void Trainer::check(const MicroBatch& b) const {
 
 LossResult Trainer::accumulate(const MicroBatch& batch, double gradient_scale, const Pause& pause) {
   require(std::isfinite(gradient_scale), "gradientScale must be finite");
-  return run(batch, &gradient_scale, pause, {}, {});
+  return run(batch, gradient_scale, pause, {}, {});
 }
 
-LossResult Trainer::evaluate(const MicroBatch& batch, const Pause& pause) { return run(batch, nullptr, pause, {}, {}); }
+LossResult Trainer::evaluate(const MicroBatch& batch, const Pause& pause) { return run(batch, std::nullopt, pause, {}, {}); }
 
 std::map<std::string, std::vector<float>> Trainer::trace(const MicroBatch& batch, double gradient_scale) {
   std::map<std::string, std::vector<float>> seen;
@@ -74,19 +74,19 @@ std::map<std::string, std::vector<float>> Trainer::trace(const MicroBatch& batch
       backend_.download(values.data(), x.data, values.size() * 4);
     };
   };
-  run(batch, &gradient_scale, [] {}, into("hidden."), into("d_hidden."));
+  run(batch, gradient_scale, [] {}, into("hidden."), into("d_hidden."));
   return seen;
 }
 
-/// gradient_scale null: only the loss.
-LossResult Trainer::run(const MicroBatch& batch, const double* gradient_scale, const Pause& pause, const HiddenTap& tap,
+/// Without a gradient_scale: only the loss.
+LossResult Trainer::run(const MicroBatch& batch, std::optional<double> gradient_scale, const Pause& pause, const HiddenTap& tap,
                         const GradientTap& gradient_tap) {
   check(batch);
   std::vector<int32_t> rows;
   for (int t = 0; t < batch.n_tokens(); t++)
     if (batch.targets[t] >= 0) rows.push_back(t);
   if (rows.empty()) return {};
-  TrainingStep step{backend_, ops_, weights_, trained_, batch, tape_.views(batch.n_tokens()), gradient_scale != nullptr};
+  TrainingStep step{backend_, ops_, weights_, trained_, batch, tape_.views(batch.n_tokens()), gradient_scale.has_value()};
   TapedForward forward(step);
   forward.embed();
   for (int i = 0; i < weights_.config.n_layers; i++) {
@@ -103,7 +103,7 @@ LossResult Trainer::run(const MicroBatch& batch, const double* gradient_scale, c
   return loss;
 }
 
-LossResult Trainer::head(TrainingStep& step, std::span<const int32_t> rows, const double* gradient_scale, const Pause& pause) {
+LossResult Trainer::head(TrainingStep& step, std::span<const int32_t> rows, std::optional<double> gradient_scale, const Pause& pause) {
   const int64_t S = int64_t(rows.size());
   const GradientBuffers& g = step.tape.gradients;
   const Tensor hidden = g.hidden.row_range(0, S), dhidden = g.dhidden.row_range(0, S);
@@ -112,7 +112,7 @@ LossResult Trainer::head(TrainingStep& step, std::span<const int32_t> rows, cons
   for (int32_t t : rows) targets.push_back(step.batch.targets[t]);
   TrainingOps::LossHead head = trained_.loss_head();
   head.scale = gradient_scale ? float(*gradient_scale) : 0;
-  head.gradient = gradient_scale != nullptr;
+  head.gradient = gradient_scale.has_value();
   head.pause = &pause;
   const LossResult loss = ops_.cross_entropy(dhidden, hidden, targets, head);
   pause();

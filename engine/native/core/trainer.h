@@ -3,6 +3,7 @@
 #pragma once
 #include <map>
 #include <memory>
+#include <optional>
 
 #include "backward.h"
 #include "optimizer.h"
@@ -43,8 +44,8 @@ class Trainer {
   Trainer(Backend& backend, const Weights& weights, const TrainerOptions& options, const Pause& pause, const Checked&);
   static Checked check(Backend& backend, const Weights& weights, const TrainerOptions& options);
   void check(const MicroBatch& batch) const;
-  LossResult run(const MicroBatch& batch, const double* gradient_scale, const Pause& pause, const HiddenTap& tap, const GradientTap& gradient_tap);
-  LossResult head(TrainingStep& step, std::span<const int32_t> rows, const double* gradient_scale, const Pause& pause);
+  LossResult run(const MicroBatch& batch, std::optional<double> gradient_scale, const Pause& pause, const HiddenTap& tap, const GradientTap& gradient_tap);
+  LossResult head(TrainingStep& step, std::span<const int32_t> rows, std::optional<double> gradient_scale, const Pause& pause);
 
   Backend& backend_;
   TrainingOps& ops_;
