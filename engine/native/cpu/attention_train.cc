@@ -113,7 +113,8 @@ float largest_visible(const float* row, const Block& b, int64_t query, int64_t f
 }
 
 template <class T>
-void forward_block(const Call<T>& c, const Document& d, int64_t head, const Block& b, Tensor out, Tensor log_sum_exp, float* scores, T* weights) {
+void forward_block(const Call<T>& c, const Document& d, int64_t head, const Block& b, Tensor out, Tensor log_sum_exp, float* scores,
+                   T* weights) {
   const int64_t kv = head / c.group, W = b.width(), D = c.D;
   const auto keys = packed<T>(c.place(c.keys_by_column, d, kv), D).from(b.first, 0);
   gemm(scores, W, by_row(head_of<T>(c.q, d.begin + b.begin, head, D), c.q.stride), keys, Product{b.n_queries(), W, D});
@@ -270,8 +271,8 @@ void attention_forward_cpu(TrainingContext& context, Tensor out, Tensor log_sum_
   else forward(context, out, log_sum_exp, Call<float>(shape, q, k, v));
 }
 
-void attention_backward_cpu(TrainingContext& context, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor log_sum_exp, Tensor q,
-                            Tensor k, Tensor v, const TrainingOps::AttentionShape& shape) {
+void attention_backward_cpu(TrainingContext& context, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor log_sum_exp,
+                            Tensor q, Tensor k, Tensor v, const TrainingOps::AttentionShape& shape) {
   expect_shape("attention_backward dq", dq, q.rows, q.cols);
   expect_shape("attention_backward dk", dk, k.rows, k.cols);
   expect_shape("attention_backward dv", dv, v.rows, v.cols);

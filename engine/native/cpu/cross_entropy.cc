@@ -58,12 +58,15 @@ class Rows {
  private:
   const T* source(int64_t begin, int64_t end, T* scratch) const {
     if (!frozen_) return convert(head_.trained_head.f32(begin), head_.trained_head.stride, end - begin, scratch);
-    if (frozen_->format == WeightFormat::kBF16) return convert(static_cast<const bf16*>(frozen_->data) + begin * H, H, end - begin, scratch);
-    if (frozen_->format == WeightFormat::kF32) return convert(static_cast<const float*>(frozen_->data) + begin * H, H, end - begin, scratch);
+    if (frozen_->format == WeightFormat::kBF16)
+      return convert(static_cast<const bf16*>(frozen_->data) + begin * H, H, end - begin, scratch);
+    if (frozen_->format == WeightFormat::kF32)
+      return convert(static_cast<const float*>(frozen_->data) + begin * H, H, end - begin, scratch);
     for (int64_t r = begin; r < end; r++) {
       const int64_t g = r / kGroup, i = r % kGroup;
       for (int64_t b = 0; b < H / kBlock; b++)
-        expand_block(frozen_->codes(g) + (b * kGroup + i) * kBlockBytes, frozen_->scales(g)[b * kGroup + i], scratch + (r - begin) * H + b * kBlock);
+        expand_block(frozen_->codes(g) + (b * kGroup + i) * kBlockBytes, frozen_->scales(g)[b * kGroup + i],
+                     scratch + (r - begin) * H + b * kBlock);
     }
     return scratch;
   }
@@ -185,7 +188,8 @@ template <class T>
 void take_out(const Pass<T>& pass, float* logits, int64_t begin, int64_t end, int64_t token0, int64_t width) {
   for (size_t i = 0; i < pass.token_ids.size(); i++) {
     const int64_t id = pass.token_ids[i];
-    if (id >= begin && id < end) std::memcpy(pass.token_logits + int64_t(i) * pass.n_tokens + token0, logits + (id - begin) * kPanel, size_t(width) * 4);
+    if (id >= begin && id < end)
+      std::memcpy(pass.token_logits + int64_t(i) * pass.n_tokens + token0, logits + (id - begin) * kPanel, size_t(width) * 4);
   }
   for (int64_t s = 0; s < width; s++) {
     const int64_t target = pass.targets[size_t(token0 + s)];
@@ -238,7 +242,8 @@ class CrossEntropy {
     for (int64_t begin = 0; begin < hidden.rows; begin += tokens) {
       const int64_t end = std::min(begin + tokens, hidden.rows);
       const Arena::Scope scope(context_.arena);
-      run_pass(head_.gradient ? dhidden.row_range(begin, end) : Tensor{}, hidden.row_range(begin, end), targets.subspan(begin, end - begin), result);
+      run_pass(head_.gradient ? dhidden.row_range(begin, end) : Tensor{}, hidden.row_range(begin, end), targets.subspan(begin, end - begin),
+               result);
     }
     return result;
   }
@@ -332,7 +337,8 @@ class CrossEntropy {
   }
 
   /// dhidden = scale * (sum of p * row - (1 - p[target]) * row of the target)
-  void finish_hidden(Tensor dhidden, const std::vector<Segment>& segments, const std::vector<Softmax>& softmax, std::span<const int32_t> targets) {
+  void finish_hidden(Tensor dhidden, const std::vector<Segment>& segments, const std::vector<Softmax>& softmax,
+                     std::span<const int32_t> targets) {
 #pragma omp parallel for if (dhidden.rows > 4)
     for (int64_t s = 0; s < dhidden.rows; s++) {
       float* out = dhidden.f32(s);
@@ -380,7 +386,8 @@ class CrossEntropy {
     });
   }
 
-  void gradient_of_rows(const Pass<T>& pass, int64_t begin, int64_t end, const Right<T>& hidden, const std::vector<Softmax>& softmax, const Piece<T>& own) {
+  void gradient_of_rows(const Pass<T>& pass, int64_t begin, int64_t end, const Right<T>& hidden, const std::vector<Softmax>& softmax,
+                        const Piece<T>& own) {
     const int64_t S = pass.n_tokens, n = end - begin;
     const T* rows = rows_.at(begin, end, own.rows);
     for (int64_t t = 0; t < S; t += kPanel) {
@@ -403,7 +410,8 @@ class CrossEntropy {
 };
 
 template <class T>
-LossResult cross_entropy(TrainingContext& context, Tensor dhidden, Tensor hidden, std::span<const int32_t> targets, const TrainingOps::LossHead& head) {
+LossResult cross_entropy(TrainingContext& context, Tensor dhidden, Tensor hidden, std::span<const int32_t> targets,
+                         const TrainingOps::LossHead& head) {
   const Arena::Scope scope(context.arena);
   CrossEntropy<T> op(context, head);
   expect_shape("cross_entropy hidden", hidden, int64_t(targets.size()), op.H());

@@ -94,14 +94,16 @@ void gemm(float* c, int64_t c_row, const Left<T>& a, const Right<T>& b, const Pr
       const int64_t columns = std::min(kWide, p.N - n), depth = std::min(kDepthPairs, n_pairs - k);
       const T* panel = b.data + n / kPanel * b.panel + k * b.pair + n % kPanel * kPair<T>;
       const Left<T> left{a.data + k * a.pair, a.row, a.pair};
-      columns_of_tile<T>(int((columns + kLanes - 1) / kLanes), p.M, left, panel, b.pair, depth, Out{c + n, c_row, columns, p.alpha, p.add || k > 0});
+      columns_of_tile<T>(int((columns + kLanes - 1) / kLanes), p.M, left, panel, b.pair, depth,
+                         Out{c + n, c_row, columns, p.alpha, p.add || k > 0});
     }
 }
 
 void interleave(bf16* out, const bf16* a, const bf16* b, int64_t n) {
   int64_t i = 0;
 #if defined(__AVX512BW__)
-  const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
+  const __m512i low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6, 37, 5, 36, 4, 35, 3, 34,
+                                       2, 33, 1, 32, 0);
   const __m512i high = _mm512_add_epi16(low, _mm512_set1_epi16(16));
   for (; i + 32 <= n; i += 32) {
     const __m512i x = _mm512_loadu_si512(a + i), y = _mm512_loadu_si512(b + i);

@@ -121,7 +121,8 @@ void backward(TrainingContext& context, Tensor dx, Tensor da, Tensor db, Tensor 
   const Right<float> b = right_of(context, pair.b);
 #pragma omp parallel for schedule(dynamic, 1)
   for (int64_t t = 0; t < s.T; t += kRowsTogether)
-    gemm(dk + t * s.r, s.r, by_row<float>(dout.f32(t), dout.stride), b, Product{std::min(kRowsTogether, s.T - t), s.r, s.n_out, pair.scale});
+    gemm(dk + t * s.r, s.r, by_row<float>(dout.f32(t), dout.stride), b,
+         Product{std::min(kRowsTogether, s.T - t), s.r, s.n_out, pair.scale});
   gradient_a<T>(context, da, dk, drop_rows<T>(context, x, pair.dropout), s);
   gradient_x(context, dx, dk, s, pair);
 }
@@ -133,7 +134,8 @@ void lora_forward_cpu(TrainingContext& context, Tensor out, Tensor kept, Tensor 
   else forward<float>(context, out, kept, x, pair);
 }
 
-void lora_backward_cpu(TrainingContext& context, Tensor dx, Tensor da, Tensor db, Tensor dout, Tensor kept, Tensor x, const TrainedPair& pair) {
+void lora_backward_cpu(TrainingContext& context, Tensor dx, Tensor da, Tensor db, Tensor dout, Tensor kept, Tensor x,
+                       const TrainedPair& pair) {
   if (x.dtype == DType::kBF16) backward<bf16>(context, dx, da, db, dout, kept, x, pair);
   else backward<float>(context, dx, da, db, dout, kept, x, pair);
 }

@@ -21,7 +21,8 @@ void rmsnorm_backward_cpu(Tensor dx, Tensor dout, Tensor x, const float* w, floa
   for (int64_t t = 0; t < x.rows; t++) rmsnorm_backward_row(dx.f32(t), dout.f32(t), x.f32(t), w, x.cols, eps, true);
 }
 
-void residual_rmsnorm_backward_cpu(Tensor dx, Tensor dy, Tensor dout, Tensor x, Tensor y, const float* post_w, const float* next_w, float eps) {
+void residual_rmsnorm_backward_cpu(Tensor dx, Tensor dy, Tensor dout, Tensor x, Tensor y, const float* post_w, const float* next_w,
+                                   float eps) {
   expect_shape("residual_rmsnorm_backward dx", dx, x.rows, x.cols);
   expect_shape("residual_rmsnorm_backward dy", dy, x.rows, x.cols);
   expect_shape("residual_rmsnorm_backward dout", dout, x.rows, x.cols);

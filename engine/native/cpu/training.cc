@@ -12,7 +12,9 @@ class TrainingOpsCpu final : public TrainingOps {
     context_.n_threads = n_threads;
   }
 
-  void lora_forward(Tensor out, Tensor kept, Tensor x, const TrainedPair& pair) override { lora_forward_cpu(context(), out, kept, x, pair); }
+  void lora_forward(Tensor out, Tensor kept, Tensor x, const TrainedPair& pair) override {
+    lora_forward_cpu(context(), out, kept, x, pair);
+  }
   void lora_backward(Tensor dx, Tensor da, Tensor db, Tensor dout, Tensor kept, Tensor x, const TrainedPair& pair) override {
     lora_backward_cpu(context(), dx, da, db, dout, kept, x, pair);
   }
@@ -56,7 +58,8 @@ class TrainingOpsCpu final : public TrainingOps {
   LossResult cross_entropy(Tensor dhidden, Tensor hidden, std::span<const int32_t> targets, const LossHead& head) override {
     return cross_entropy_cpu(context(), dhidden, hidden, targets, head);
   }
-  void embed_rows_backward(Tensor drows, Tensor dx, std::span<const int32_t> ids, std::span<const int32_t> token_ids, float embed_scale) override {
+  void embed_rows_backward(Tensor drows, Tensor dx, std::span<const int32_t> ids, std::span<const int32_t> token_ids,
+                           float embed_scale) override {
     context();
     embed_rows_backward_cpu(drows, dx, ids, token_ids, embed_scale);
   }

@@ -15,7 +15,8 @@ struct TrainingContext {
 
 // lora_train.cc
 void lora_forward_cpu(TrainingContext& context, Tensor out, Tensor kept, Tensor x, const TrainedPair& pair);
-void lora_backward_cpu(TrainingContext& context, Tensor dx, Tensor da, Tensor db, Tensor dout, Tensor kept, Tensor x, const TrainedPair& pair);
+void lora_backward_cpu(TrainingContext& context, Tensor dx, Tensor da, Tensor db, Tensor dout, Tensor kept, Tensor x,
+                       const TrainedPair& pair);
 
 // dropout.cc
 /// out [n] = x [n] of token t with dropped elements zero and the others divided by 1 - p.
@@ -31,7 +32,8 @@ void linear_backward_cpu(TrainingContext& context, Tensor dx, Tensor dout, const
 
 // rmsnorm_backward.cc
 void rmsnorm_backward_cpu(Tensor dx, Tensor dout, Tensor x, const float* w, float eps);
-void residual_rmsnorm_backward_cpu(Tensor dx, Tensor dy, Tensor dout, Tensor x, Tensor y, const float* post_w, const float* next_w, float eps);
+void residual_rmsnorm_backward_cpu(Tensor dx, Tensor dy, Tensor dout, Tensor x, Tensor y, const float* post_w, const float* next_w,
+                                   float eps);
 /// dx (+)= gradient of rmsnorm(x, w) [n]. `add`: += instead of =.
 void rmsnorm_backward_row(float* dx, const float* dout, const float* x, const float* w, int64_t n, float eps, bool add);
 
@@ -42,8 +44,8 @@ void qk_norm_rope_backward_cpu(Tensor dqkv, Tensor dq, Tensor dk, Tensor dv, Ten
 // attention_train.cc
 void attention_forward_cpu(TrainingContext& context, Tensor out, Tensor log_sum_exp, Tensor q, Tensor k, Tensor v,
                            const TrainingOps::AttentionShape& shape);
-void attention_backward_cpu(TrainingContext& context, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor log_sum_exp, Tensor q,
-                            Tensor k, Tensor v, const TrainingOps::AttentionShape& shape);
+void attention_backward_cpu(TrainingContext& context, Tensor dq, Tensor dk, Tensor dv, Tensor dout, Tensor out, Tensor log_sum_exp,
+                            Tensor q, Tensor k, Tensor v, const TrainingOps::AttentionShape& shape);
 
 // geglu_backward.cc
 void geglu_backward_cpu(Tensor dgate_up, Tensor dinner, Tensor gate_up);

@@ -1,5 +1,6 @@
 // Speed of whole training steps without Node: rows of 512 tokens, all or a share of them supervised.
-// Usage: trainer_bench [PATH] [--isa I] [--threads N] [--tokens N] [--rank N] [--dropout P] [--supervised PERCENT] [--checkpointing none|mlp|layer] [--steps N]
+// Usage: trainer_bench [PATH] [--isa I] [--threads N] [--tokens N] [--rank N] [--dropout P] [--supervised PERCENT]
+//   [--checkpointing none|mlp|layer] [--steps N]
 #include <sys/resource.h>
 
 #include <chrono>
@@ -44,7 +45,9 @@ void run(const Options& o) {
   options.trained.dropout = o.dropout;
   for (int m = 0; m < kModules; m++) options.trained.modules.push_back(Module(m));
   options.max_tokens = o.tokens;
-  options.checkpointing = o.checkpointing == "none" ? Checkpointing::kNone : o.checkpointing == "mlp" ? Checkpointing::kMlp : Checkpointing::kLayer;
+  options.checkpointing = o.checkpointing == "none"  ? Checkpointing::kNone
+                          : o.checkpointing == "mlp" ? Checkpointing::kMlp
+                                                     : Checkpointing::kLayer;
   double longest = 0, last = now();
   const Pause pause = [&] {
     const double t = now();

@@ -59,7 +59,8 @@ class Bench {
       : o_(options), backend_(make_cpu_backend({o_.isa, o_.threads, o_.fp32})), ops_(backend_->training()), act_(backend_->act_dtype()) {}
 
   void run() {
-    std::printf("%s, %d tokens, rank %d\n%-34s %9s %9s %9s %9s\n", backend_->name().c_str(), o_.tokens, o_.rank, "operation", "wall ms", "cpu ms", "GFLOP/s", "us/token");
+    std::printf("%s, %d tokens, rank %d\n%-34s %9s %9s %9s %9s\n", backend_->name().c_str(), o_.tokens, o_.rank, "operation", "wall ms",
+                "cpu ms", "GFLOP/s", "us/token");
     linears();
     loras();
     attention();
@@ -92,7 +93,8 @@ class Bench {
     for (const Shape& s : {Shape{"qkv", (kHeads + 2 * kKvHeads) * kHeadDim, kHidden}, Shape{"o", kHidden, kHeads * kHeadDim},
                            Shape{"gate_up", 2 * kIntermediate, kHidden}, Shape{"down", kHidden, kIntermediate}}) {
       const auto w = nf4_linear(*backend_, s.n_out, s.n_in);
-      Matrix x(act_, o_.tokens, s.n_in, *backend_), out(DType::kF32, o_.tokens, s.n_out, *backend_), dx(DType::kF32, o_.tokens, s.n_in, *backend_);
+      Matrix x(act_, o_.tokens, s.n_in, *backend_), out(DType::kF32, o_.tokens, s.n_out, *backend_),
+          dx(DType::kF32, o_.tokens, s.n_in, *backend_);
       const double flops = 2.0 * o_.tokens * s.n_out * s.n_in;
       time(std::string("linear ") + s.name, flops, 1, [&] { backend_->linear(out.tensor, x.tensor, *w); });
       time(std::string("linear_backward ") + s.name, flops, 1, [&] { ops_->linear_backward(dx.tensor, out.tensor, *w, false); });
@@ -101,10 +103,12 @@ class Bench {
 
   void loras() {
     struct Shape { const char* name; int64_t n_out, n_in; int weight; };
-    for (const Shape& s : {Shape{"q", kHeads * kHeadDim, kHidden, 1}, Shape{"k", kHeadDim, kHidden, 2}, Shape{"o", kHidden, kHeads * kHeadDim, 1},
-                           Shape{"gate", kIntermediate, kHidden, 2}, Shape{"down", kHidden, kIntermediate, 1}}) {
+    for (const Shape& s :
+         {Shape{"q", kHeads * kHeadDim, kHidden, 1}, Shape{"k", kHeadDim, kHidden, 2}, Shape{"o", kHidden, kHeads * kHeadDim, 1},
+          Shape{"gate", kIntermediate, kHidden, 2}, Shape{"down", kHidden, kIntermediate, 1}}) {
       const int64_t r = o_.rank;
-      Matrix x(act_, o_.tokens, s.n_in, *backend_), out(DType::kF32, o_.tokens, s.n_out, *backend_), dx(DType::kF32, o_.tokens, s.n_in, *backend_);
+      Matrix x(act_, o_.tokens, s.n_in, *backend_), out(DType::kF32, o_.tokens, s.n_out, *backend_),
+          dx(DType::kF32, o_.tokens, s.n_in, *backend_);
       Matrix a(DType::kF32, r, s.n_in, *backend_), b(DType::kF32, s.n_out, r, *backend_), da(DType::kF32, r, s.n_in, *backend_);
       Matrix db(DType::kF32, s.n_out, r, *backend_), kept(DType::kF32, o_.tokens, r, *backend_);
       const TrainedPair pair{a.tensor, b.tensor, 1e-6f, Dropout{o_.dropout, 1, 0, 1}};
@@ -123,7 +127,8 @@ class Bench {
     const std::vector<int32_t> starts = {0, int32_t(T)};
     const TrainingOps::AttentionShape shape{{starts}, int(kHeads), int(kKvHeads), int(kHeadDim), 0.0625f, 512};
     const double product = double(T) * double(T + 1) * kHeadDim * kHeads;
-    time("attention_forward", 2 * product, 1, [&] { ops_->attention_forward(out.tensor, lse.tensor, q.tensor, k.tensor, v.tensor, shape); });
+    time("attention_forward", 2 * product, 1,
+         [&] { ops_->attention_forward(out.tensor, lse.tensor, q.tensor, k.tensor, v.tensor, shape); });
     time("attention_backward", 5 * product, 1, [&] {
       ops_->attention_backward(dq.tensor, dk.tensor, dv.tensor, dout.tensor, out.tensor, lse.tensor, q.tensor, k.tensor, v.tensor, shape);
     });
@@ -182,7 +187,8 @@ class Bench {
 
   void optimiser() {
     const int64_t n = 18 * 13184 * o_.rank;
-    Matrix p(DType::kF32, 1, n, *backend_), g(DType::kF32, 1, n, *backend_), m(DType::kF32, 1, n, *backend_), v(DType::kF32, 1, n, *backend_);
+    Matrix p(DType::kF32, 1, n, *backend_), g(DType::kF32, 1, n, *backend_), m(DType::kF32, 1, n, *backend_),
+        v(DType::kF32, 1, n, *backend_);
     for (int64_t i = 0; i < n; i++) v.tensor.f32()[i] *= v.tensor.f32()[i];
     time("sum_squares", 2.0 * n, 0, [&] { ops_->sum_squares(g.tensor.f32(), n); });
     time("adamw", 12.0 * n, 0, [&] { ops_->adamw(p.tensor.f32(), g.tensor.f32(), m.tensor.f32(), v.tensor.f32(), n, AdamW{.lr = 1e-9}); });

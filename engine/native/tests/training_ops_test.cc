@@ -9,6 +9,7 @@
 
 #include "../core/backend.h"
 #include "../core/nf4.h"
+#include "../core/philox.h"
 #include "check.h"
 
 using namespace lorikeet;
@@ -141,7 +142,8 @@ void on_every_setting(std::vector<Setting>& settings, const std::string& what, d
     if (plain.empty()) plain = first;
     for (size_t i = 0; i < first.size(); i++) {
       const double off = worst(first[i], doubles(plain[i]), kNoise);
-      check(off < s.rounded_tolerance(of_bf16), s.name + " " + what + " result " + std::to_string(i) + " differs from plain code by " + std::to_string(off));
+      check(off < s.rounded_tolerance(of_bf16),
+            s.name + " " + what + " result " + std::to_string(i) + " differs from plain code by " + std::to_string(off));
     }
     compare(s, first);
   }
@@ -151,7 +153,8 @@ void on_every_setting(std::vector<Setting>& settings, const std::string& what, d
 
 void test_linear(std::vector<Setting>& settings) {
   for (const WeightFormat format : {WeightFormat::kNF4, WeightFormat::kBF16, WeightFormat::kF32})
-    for (const auto& [T, N, K] : std::vector<std::array<int64_t, 3>>{{1, 4, 64}, {31, 36, 128}, {33, 260, 640}, {257, 1100, 192}, {5, 4096, 640}}) {
+    for (const auto& [T, N, K] :
+         std::vector<std::array<int64_t, 3>>{{1, 4, 64}, {31, 36, 128}, {33, 260, 640}, {257, 1100, 192}, {5, 4096, 640}}) {
       std::vector<float> values = rounded(normal(N * K, 0.05f));
       std::vector<uint8_t> packed(N * K / 2);
       std::vector<float> absmax(N * K / 64);
@@ -172,18 +175,19 @@ void test_linear(std::vector<Setting>& settings) {
       for (int64_t t = 0; t < T; t++)
         for (int64_t n = 0; n < N; n++)
           for (int64_t k = 0; k < K; k++) want[t * K + k] += double(dout[t * N + n]) * values[n * K + k];
-      on_every_setting(settings, "linear_backward " + std::to_string(T) + "x" + std::to_string(N) + "x" + std::to_string(K), kRounded,
-                       [&](Setting& s) {
-                         const auto w = s.backend->make_linear({&matrix, 1});
-                         std::vector<float> set(T * K, NAN), added = before, d = dout;
-                         s.ops->linear_backward(view(set, K), view(d, N), *w, false);
-                         s.ops->linear_backward(view(added, K), view(d, N), *w, true);
-                         for (int64_t i = 0; i < T * K; i++) added[i] -= before[i];
-                         return std::vector{set, added};
-                       },
-                       [&](Setting& s, const auto& got) {
-                         for (const auto& g : got) check(worst(g, want) < s.rounded_tolerance(kRounded), s.name + " linear_backward is dout W");
-                       });
+      on_every_setting(
+          settings, "linear_backward " + std::to_string(T) + "x" + std::to_string(N) + "x" + std::to_string(K), kRounded,
+          [&](Setting& s) {
+            const auto w = s.backend->make_linear({&matrix, 1});
+            std::vector<float> set(T * K, NAN), added = before, d = dout;
+            s.ops->linear_backward(view(set, K), view(d, N), *w, false);
+            s.ops->linear_backward(view(added, K), view(d, N), *w, true);
+            for (int64_t i = 0; i < T * K; i++) added[i] -= before[i];
+            return std::vector{set, added};
+          },
+          [&](Setting& s, const auto& got) {
+            for (const auto& g : got) check(worst(g, want) < s.rounded_tolerance(kRounded), s.name + " linear_backward is dout W");
+          });
     }
 }
 
@@ -224,7 +228,8 @@ void test_norms(std::vector<Setting>& settings) {
                      [&](Setting& s) {
                        std::vector<float> dx(T * H), dx2 = dx_in, dy(T * H, NAN);
                        s.ops->rmsnorm_backward(view(dx, H), view(dout, H), view(x, H), next.data(), 1e-6f);
-                       s.ops->residual_rmsnorm_backward(view(dx2, H), view(dy, H), view(dout, H), view(after, H), view(y, H), post.data(), next.data(), 1e-6f);
+                       s.ops->residual_rmsnorm_backward(view(dx2, H), view(dy, H), view(dout, H), view(after, H), view(y, H), post.data(),
+                                                        next.data(), 1e-6f);
                        return std::vector{dx, dx2, dy};
                      },
                      [&](Setting& s, const auto& got) {
@@ -236,7 +241,8 @@ void test_norms(std::vector<Setting>& settings) {
 }
 
 void test_rope(std::vector<Setting>& settings) {
-  for (const auto& [T, n_heads, n_kv, D] : std::vector<std::array<int64_t, 4>>{{1, 1, 1, 32}, {31, 4, 2, 64}, {33, 2, 1, 96}, {257, 4, 1, 64}}) {
+  for (const auto& [T, n_heads, n_kv, D] :
+       std::vector<std::array<int64_t, 4>>{{1, 1, 1, 32}, {31, 4, 2, 64}, {33, 2, 1, 96}, {257, 4, 1, 64}}) {
     const int64_t width = (n_heads + 2 * n_kv) * D, out_width = width;
     std::vector<float> qkv = normal(T * width), q_norm = normal(D, 0.3f), k_norm = normal(D, 0.3f), table(T * D);
     for (int64_t t = 0; t < T; t++)
@@ -267,25 +273,27 @@ void test_rope(std::vector<Setting>& settings) {
       for (int64_t t = 0; t < T; t++) out.insert(out.end(), rows.begin() + t * width + begin, rows.begin() + t * width + begin + n);
       return out;
     };
-    on_every_setting(settings, "qk_norm_rope of " + std::to_string(T), kRounded,
-                     [&, T = T, n_heads = n_heads, n_kv = n_kv, D = D](Setting& s) {
-                       const TrainingOps::QkvShape shape{view(table, D), q_norm.data(), k_norm.data(), 1e-6f, int(n_heads), int(n_kv), int(D)};
-                       Rows q(s.act, T, n_heads * D), k(s.act, T, n_kv * D), v(s.act, T, n_kv * D);
-                       s.ops->qk_norm_rope(q.tensor(), k.tensor(), v.tensor(), view(qkv, width), shape);
-                       std::vector<float> dq = part(dout, 0, n_heads * D), dk = part(dout, n_heads * D, n_kv * D);
-                       std::vector<float> dv = part(dout, (n_heads + n_kv) * D, n_kv * D), dqkv(T * width, NAN);
-                       s.ops->qk_norm_rope_backward(view(dqkv, width), view(dq, n_heads * D), view(dk, n_kv * D), view(dv, n_kv * D), view(qkv, width), shape);
-                       return std::vector{q.read(), k.read(), v.read(), dqkv};
-                     },
-                     [&, T = T, n_heads = n_heads, n_kv = n_kv, D = D](Setting& s, const auto& got) {
-                       std::vector<float> together(T * width);
-                       const int64_t begins[] = {0, n_heads * D, (n_heads + n_kv) * D, width};
-                       for (int p = 0; p < 3; p++)
-                         for (int64_t t = 0; t < T; t++)
-                           std::copy_n(&got[p][t * (begins[p + 1] - begins[p])], begins[p + 1] - begins[p], &together[t * width + begins[p]]);
-                       check(worst(together, want) < s.rounded_tolerance(kRounded), s.name + " qk_norm_rope");
-                       by_qkv.compare(s.name + " qk_norm_rope_backward", got[3], kSum);
-                     });
+    on_every_setting(
+        settings, "qk_norm_rope of " + std::to_string(T), kRounded,
+        [&, T = T, n_heads = n_heads, n_kv = n_kv, D = D](Setting& s) {
+          const TrainingOps::QkvShape shape{view(table, D), q_norm.data(), k_norm.data(), 1e-6f, int(n_heads), int(n_kv), int(D)};
+          Rows q(s.act, T, n_heads * D), k(s.act, T, n_kv * D), v(s.act, T, n_kv * D);
+          s.ops->qk_norm_rope(q.tensor(), k.tensor(), v.tensor(), view(qkv, width), shape);
+          std::vector<float> dq = part(dout, 0, n_heads * D), dk = part(dout, n_heads * D, n_kv * D);
+          std::vector<float> dv = part(dout, (n_heads + n_kv) * D, n_kv * D), dqkv(T * width, NAN);
+          s.ops->qk_norm_rope_backward(view(dqkv, width), view(dq, n_heads * D), view(dk, n_kv * D), view(dv, n_kv * D), view(qkv, width),
+                                       shape);
+          return std::vector{q.read(), k.read(), v.read(), dqkv};
+        },
+        [&, T = T, n_heads = n_heads, n_kv = n_kv, D = D](Setting& s, const auto& got) {
+          std::vector<float> together(T * width);
+          const int64_t begins[] = {0, n_heads * D, (n_heads + n_kv) * D, width};
+          for (int p = 0; p < 3; p++)
+            for (int64_t t = 0; t < T; t++)
+              std::copy_n(&got[p][t * (begins[p + 1] - begins[p])], begins[p + 1] - begins[p], &together[t * width + begins[p]]);
+          check(worst(together, want) < s.rounded_tolerance(kRounded), s.name + " qk_norm_rope");
+          by_qkv.compare(s.name + " qk_norm_rope_backward", got[3], kSum);
+        });
   }
 }
 
@@ -324,10 +332,12 @@ std::vector<float> mask_of(Setting& s, int64_t T, int64_t K, const Dropout& drop
 }
 
 void test_lora(std::vector<Setting>& settings) {
-  for (const auto& [T, r, K, N] : std::vector<std::array<int64_t, 4>>{{1, 1, 64, 4}, {31, 3, 128, 36}, {33, 16, 640, 260}, {257, 33, 192, 64}, {100, 64, 640, 1024}})
+  for (const auto& [T, r, K, N] :
+       std::vector<std::array<int64_t, 4>>{{1, 1, 64, 4}, {31, 3, 128, 36}, {33, 16, 640, 260}, {257, 33, 192, 64}, {100, 64, 640, 1024}})
     for (const float p : {0.0f, 0.25f}) {
       const Dropout dropout{p, 5, 1000, 21};
-      std::vector<float> x = rounded(normal(T * K)), a = normal(r * K, 0.1f), b = normal(N * r, 0.1f), dout = normal(T * N), base = normal(T * N);
+      std::vector<float> x = rounded(normal(T * K)), a = normal(r * K, 0.1f), b = normal(N * r, 0.1f), dout = normal(T * N),
+                         base = normal(T * N);
       const std::vector<float> mask = p > 0 ? mask_of(settings[0], T, K, dropout) : std::vector<float>(T * K, 1);
       const double scale = 0.5;
       const Forward forward = [&, T = T, r = r, K = K, N = N](const std::vector<Values>& in) {
@@ -379,6 +389,13 @@ void test_dropout(std::vector<Setting>& settings) {
   const auto fits = [&](int64_t n, double p) { return std::fabs(double(n) - p * T * K) < 5 * std::sqrt(p * (1 - p) * T * K); };
   check(fits(dropped, 0.1) && fits(pairs, 0.01) && fits(below, 0.01), "dropout drops its share, neighbours independently");
   check(scaled, "dropout divides what stays by 1 - p");
+  bool of_philox = true;
+  for (int64_t i = 0; i < T * K; i++) {
+    const int64_t k = i % K, j = k / 64 * 16 + k % 16;
+    const uint32_t word = philox(42, uint64_t(i / K), uint64_t(3) | uint64_t(j) << 32)[size_t(k % 64 / 16)];
+    of_philox &= (mask[i] == 0) == (word < uint32_t(double(0.1f) * 4294967296.0));
+  }
+  check(of_philox, "dropout is the counter's philox");
   for (Setting& s : settings) {
     const std::vector<float> own = mask_of(s, T, K, dropout), later = mask_of(s, T - 100, K, Dropout{0.1f, 42, 100, 3});
     const auto same_zeros = [](const float* a, const float* b, int64_t n) {
@@ -422,11 +439,12 @@ void test_dora(std::vector<Setting>& settings) {
 
 void test_attention(std::vector<Setting>& settings) {
   struct Case { std::vector<int32_t> starts; int n_heads, n_kv, D, window; };
-  for (const Case& c : {Case{{0, 1}, 1, 1, 32, 0}, Case{{0, 31, 64}, 4, 2, 64, 0}, Case{{0, 33, 34, 161}, 2, 1, 96, 17}, Case{{0, 257}, 4, 1, 64, 64},
-                        Case{{0, 5, 70}, 4, 1, 256, 0}}) {
+  for (const Case& c : {Case{{0, 1}, 1, 1, 32, 0}, Case{{0, 31, 64}, 4, 2, 64, 0}, Case{{0, 33, 34, 161}, 2, 1, 96, 17},
+                        Case{{0, 257}, 4, 1, 64, 64}, Case{{0, 5, 70}, 4, 1, 256, 0}}) {
     const int64_t T = c.starts.back(), wide = c.n_heads * c.D, narrow = c.n_kv * c.D;
     const float scale = 1 / std::sqrt(float(c.D));
-    std::vector<float> q = rounded(normal(T * wide, 2)), k = rounded(normal(T * narrow)), v = rounded(normal(T * narrow)), dout = normal(T * wide);
+    std::vector<float> q = rounded(normal(T * wide, 2)), k = rounded(normal(T * narrow)), v = rounded(normal(T * narrow)),
+                       dout = normal(T * wide);
     const Forward forward = [&](const std::vector<Values>& in) {
       Values out(T * wide);
       for (size_t d = 0; d + 1 < c.starts.size(); d++)
@@ -456,13 +474,14 @@ void test_attention(std::vector<Setting>& settings) {
                        std::vector<float> lse(T * c.n_heads, NAN), dq(T * wide, NAN), dk(T * narrow, NAN), dv(T * narrow, NAN);
                        const TrainingOps::AttentionShape shape{{c.starts}, c.n_heads, c.n_kv, c.D, scale, c.window};
                        s.ops->attention_forward(out.tensor(), view(lse, c.n_heads), qs.tensor(), ks.tensor(), vs.tensor(), shape);
-                       s.ops->attention_backward(view(dq, wide), view(dk, narrow), view(dv, narrow), view(dout, wide), out.tensor(), view(lse, c.n_heads),
-                                                 qs.tensor(), ks.tensor(), vs.tensor(), shape);
+                       s.ops->attention_backward(view(dq, wide), view(dk, narrow), view(dv, narrow), view(dout, wide), out.tensor(),
+                                                 view(lse, c.n_heads), qs.tensor(), ks.tensor(), vs.tensor(), shape);
                        return std::vector{out.read(), dq, dk, dv};
                      },
                      [&](Setting& s, const auto& got) {
                        const double tolerance = s.rounded_tolerance(kRoundedTwice);
-                       check(worst(got[0], want) < tolerance, s.name + " " + what + " forward differs by " + std::to_string(worst(got[0], want)));
+                       check(worst(got[0], want) < tolerance,
+                             s.name + " " + what + " forward differs by " + std::to_string(worst(got[0], want)));
                        by_q.compare(s.name + " " + what + " dq", got[1], tolerance);
                        by_k.compare(s.name + " " + what + " dk", got[2], tolerance);
                        by_v.compare(s.name + " " + what + " dv", got[3], tolerance);
@@ -482,13 +501,24 @@ struct LossCase {
 void test_cross_entropy(std::vector<Setting>& settings) {
   for (const LossCase& c : {LossCase{1, 1, 64, 0, false, WeightFormat::kBF16}, LossCase{31, 257, 64, 2, false, WeightFormat::kBF16},
                             LossCase{33, 513, 128, 0, true, WeightFormat::kF32}, LossCase{257, 300, 64, 3, false, WeightFormat::kBF16},
-                            LossCase{300, 260, 64, 0, true, WeightFormat::kF32}, LossCase{19, 8200, 640, 1, false, WeightFormat::kBF16}}) {
-    std::vector<float> hidden = rounded(normal(c.S * c.H)), head = rounded(normal(c.V * c.H, 0.2f)), rows = rounded(normal(c.n_ids * c.H, 0.2f));
+                            LossCase{300, 260, 64, 0, true, WeightFormat::kF32}, LossCase{19, 8200, 640, 1, false, WeightFormat::kBF16},
+                            LossCase{33, 516, 128, 2, false, WeightFormat::kNF4}}) {
+    std::vector<float> hidden = rounded(normal(c.S * c.H)), head = rounded(normal(c.V * c.H, 0.2f)),
+                       rows = rounded(normal(c.n_ids * c.H, 0.2f));
     std::vector<bf16> halves;
     for (float x : head) halves.push_back(to_bf16(x));
+    if (c.format == WeightFormat::kNF4) {  // the head quantises what it is given: the reference has the values that result
+      std::vector<uint8_t> packed(head.size() / 2);
+      std::vector<float> absmax(head.size() / 64);
+      std::vector<bf16> expanded(head.size());
+      nf4_quantize(head.data(), int64_t(head.size()), packed.data(), absmax.data());
+      nf4_dequantize_bf16(packed.data(), absmax.data(), int64_t(head.size()), expanded.data());
+      for (size_t i = 0; i < head.size(); i++) head[i] = to_f32(expanded[i]);
+    }
     std::vector<int32_t> targets, ids;
     for (int i = 0; i < c.n_ids; i++) ids.push_back(int32_t((c.V - 1) * i / 2));
-    for (int64_t s = 0; s < c.S; s++) targets.push_back(int32_t(s == 0 ? c.V - 1 : s % 5 == 1 && c.n_ids ? ids[size_t(s) % ids.size()] : (s * 37) % c.V));
+    for (int64_t s = 0; s < c.S; s++)
+      targets.push_back(int32_t(s == 0 ? c.V - 1 : s % 5 == 1 && c.n_ids ? ids[size_t(s) % ids.size()] : (s * 37) % c.V));
     int64_t n_correct = 0;
     const float scale = 0.125f;
     // The scaled loss, and the sum of it: one output.
@@ -524,7 +554,9 @@ void test_cross_entropy(std::vector<Setting>& settings) {
                      [&](Setting& s) {
                        Rows x(s.act, hidden, c.H);
                        const HostMatrix matrix{WeightFormat::kBF16, c.V, c.H, halves.data(), nullptr, nullptr};
-                       const auto frozen = c.trained ? nullptr : s.backend->make_head(matrix, c.S % 2 ? HeadFormat::kInt8 : HeadFormat::kBF16);
+                       const HeadFormat of_size = c.S % 2 ? HeadFormat::kInt8 : HeadFormat::kBF16;
+                       const HeadFormat format = c.format == WeightFormat::kNF4 ? HeadFormat::kNF4 : of_size;
+                       const auto frozen = c.trained ? nullptr : s.backend->make_head(matrix, format);
                        std::vector<float> dhidden(c.S * c.H, NAN), dhead(c.trained ? c.V * c.H : 0), drows(c.n_ids * c.H);
                        TrainingOps::LossHead lh{};
                        lh.head = frozen.get();
@@ -542,13 +574,16 @@ void test_cross_entropy(std::vector<Setting>& settings) {
                        check(n_pauses > 0, s.name + " " + what + " pauses");
                        lh.gradient = false;
                        const LossResult only = s.ops->cross_entropy(Tensor{}, x.tensor(), targets, lh);
-                       check(only.loss_sum == result.loss_sum && only.n_correct == hits, s.name + " " + what + ": the same loss without gradients");
+                       check(only.loss_sum == result.loss_sum && only.n_correct == hits,
+                             s.name + " " + what + ": the same loss without gradients");
                        return std::vector{dhidden, dhead, drows};
                      },
                      [&](Setting& s, const auto& got) {
                        const double tolerance = s.rounded_tolerance(kRounded);
                        by_hidden.compare(s.name + " " + what + " dhidden", got[0], tolerance);
-                       if (!by_rows.empty()) by_rows[0].compare(s.name + " " + what + (c.trained ? " dhead" : " dtoken_rows"), got[c.trained ? 1 : 2], tolerance);
+                       if (!by_rows.empty())
+                         by_rows[0].compare(s.name + " " + what + (c.trained ? " dhead" : " dtoken_rows"), got[c.trained ? 1 : 2],
+                                            tolerance);
                      });
   }
 }
@@ -575,7 +610,8 @@ void test_sure_targets(std::vector<Setting>& settings) {
     lh.scale = 1;
     lh.gradient = true;
     s.ops->cross_entropy(view(dhidden, H), x.tensor(), targets, lh);
-    check(worst(dhidden, want) < s.rounded_tolerance(kRounded), s.name + " a sure target's gradient differs by " + std::to_string(worst(dhidden, want)));
+    check(worst(dhidden, want) < s.rounded_tolerance(kRounded),
+          s.name + " a sure target's gradient differs by " + std::to_string(worst(dhidden, want)));
   }
 }
 
