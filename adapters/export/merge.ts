@@ -23,6 +23,8 @@ const COMPANIONS = [
 
 export interface MergeOptions {
   readonly maxShardBytes?: number
+  /** Default BF16, which rounds the sum: what a short run changed by less than half a step is lost. F32 keeps it. */
+  readonly dtype?: 'BF16' | 'F32'
   readonly onProgress?: (bytes: number, totalBytes: number) => void
 }
 
@@ -39,7 +41,7 @@ interface MergedTensor {
   readonly shape: readonly number[]
 }
 
-/** Writes bf16 safetensors, config, tokenizer. @throws EngineError INVALID_REQUEST when something lies at `out` already */
+/** Writes safetensors, config, tokenizer. @throws EngineError INVALID_REQUEST when something lies at `out` already */
 export async function writeMergedModel(model: MergedModel, out: string, options: MergeOptions = {}): Promise<MergeResult> {
   const destination = resolve(out)
   await checkFree(destination)
@@ -49,7 +51,7 @@ export async function writeMergedModel(model: MergedModel, out: string, options:
   await mkdir(folder)
   try {
     const bytes = await writeWeights(model, folder, options)
-    await writeCompanions(model, folder)
+    await writeCompanions(model, folder, options.dtype ?? 'BF16')
     await flushFolder(folder)
     if (existsSync(destination)) await rm(destination, { recursive: true })   // checkFree: an empty folder
     await rename(folder, destination)
@@ -68,19 +70,20 @@ async function checkFree(path: string): Promise<void> {
 }
 
 async function writeWeights({ weights }: MergedModel, folder: string, options: MergeOptions): Promise<number> {
+  const { dtype = 'BF16' } = options
   const tensors = weights.tensors.map(({ name, shape }, index): MergedTensor =>
-    ({ name: checkpointName(name), shape, index, bytes: encodedBytes(shape, 'BF16') }))
+    ({ name: checkpointName(name), shape, index, bytes: encodedBytes(shape, dtype) }))
   const shards = planShards(tensors, options.maxShardBytes ?? DEFAULT_SHARD_BYTES)
   const total = tensors.reduce((sum, { bytes }) => sum + bytes, 0)
   let done = 0
   for (const shard of shards) {
     const byName = new Map(shard.tensors.map((tensor) => [tensor.name, tensor] as const))
-    const table = new Map(shard.tensors.map(({ name, shape }) => [name, { dtype: 'BF16', shape }] as const))
+    const table = new Map(shard.tensors.map(({ name, shape }) => [name, { dtype, shape }] as const))
     const order = fileOrder(table)
     const chunks = function* (): Generator<Uint8Array> {
       yield safetensorsHeader(order, table)
       for (const name of order) {
-        for (const chunk of tensorChunks(weights, byName.get(name)!.index, 'BF16')) {
+        for (const chunk of tensorChunks(weights, byName.get(name)!.index, dtype)) {
           done += chunk.length
           options.onProgress?.(done, total)
           yield chunk
@@ -96,8 +99,8 @@ async function writeWeights({ weights }: MergedModel, folder: string, options: M
 /** "layers.0.mlp.up_proj" -> "model.layers.0.mlp.up_proj.weight". */
 const checkpointName = (name: string): string => `${name === 'lm_head' ? '' : 'model.'}${name}.weight`
 
-async function writeCompanions({ path, weights }: MergedModel, folder: string): Promise<void> {
-  await writeFile(join(folder, 'config.json'), formatModelConfig(weights.config))
+async function writeCompanions({ path, weights }: MergedModel, folder: string, dtype: 'BF16' | 'F32'): Promise<void> {
+  await writeFile(join(folder, 'config.json'), formatModelConfig(weights.config, dtype === 'F32' ? 'float32' : 'bfloat16'))
   const isFolder = (await stat(path)).isDirectory()
   if (isFolder) {
     for (const name of COMPANIONS) if (existsSync(join(path, name))) await copyFile(join(path, name), join(folder, name))

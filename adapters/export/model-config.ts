@@ -3,7 +3,7 @@
 import type { NativeModelConfig } from '../../engine/merged-weights.js'
 
 /** Gemma3TextConfig, whatever class the base was of: the vision tower is not part of what we merge. */
-export function formatModelConfig(config: NativeModelConfig): string {
+export function formatModelConfig(config: NativeModelConfig, dtype: 'bfloat16' | 'float32' = 'bfloat16'): string {
   return json({
     architectures: ['Gemma3ForCausalLM'],
     model_type: 'gemma3_text',
@@ -34,7 +34,7 @@ export function formatModelConfig(config: NativeModelConfig): string {
     eos_token_id: config.eosIds,
     pad_token_id: config.padId,
     tie_word_embeddings: config.tied,
-    torch_dtype: 'bfloat16',
+    torch_dtype: dtype,
   })
 }
 

@@ -14,13 +14,14 @@ const FLAGS = {
   adapter: ['NAME|DIR', 'PEFT folder, or NAME or NAME@VERSION of the data directory.'],
   out: ['DIR', 'Folder to make.'],
   base: ['16bit|nf4', 'Values to merge into: the base\'s own, or its NF4 form, as trained on [16bit].'],
+  dtype: ['bf16|f32', 'Of the weights; f32 also keeps changes that bf16 rounds away, at twice the size [bf16].'],
   'max-shard-size': ['BYTES', 'Largest file of weights [2GB].'],
   'data-dir': ['DIR', 'Where adapters are stored (default ~/.lorikeet).'],
 } as const
 
 const USAGE = `Usage: lorikeet merge --model PATH --adapter NAME|DIR --out DIR [FLAGS]
 
-Writes bf16 safetensors, config and tokenizer, which transformers, vLLM and TGI load. Over --base nf4 the result is what this server
+Writes safetensors, config and tokenizer, which transformers, vLLM and TGI load. Over --base nf4 the result is what this server
 computes with the adapter; over 16bit it is nearer to the original base.
 
 ${describeFlags(FLAGS)}
@@ -32,16 +33,17 @@ export async function merge(args: readonly string[]): Promise<number> {
   const [adapter, out] = [needFlag(flags.adapter, 'adapter'), needFlag(flags.out, 'out')]
   const { engine, dataDir } = loadConfig(flags['data-dir'] === undefined ? [] : ['--data-dir', flags['data-dir']])
   const base = choiceFlag(flags.base, 'base', ['16bit', 'nf4'])
+  const dtype = choiceFlag(flags.dtype?.toUpperCase(), 'dtype', ['BF16', 'F32'])
   const maxShardBytes = flags['max-shard-size'] === undefined ? undefined : bytes(0, 1, '').parse(flags['max-shard-size'])
   return told(async () => {
     const model = openMergedModel({ ...engine, model: flags.model ?? engine.model, adapter: await adapterFolder(adapter, dataDir), base })
     const bar = new ProgressBar()
     const result = await writeMergedModel(model, out, {
-      ...(maxShardBytes !== undefined && { maxShardBytes }), onProgress: (done, total) => bar.update({ phase: 'merging', done, total }),
+      dtype, ...(maxShardBytes !== undefined && { maxShardBytes }), onProgress: (done, total) => bar.update({ phase: 'merging', done, total }),
     })
     bar.finish()
     const head = result.tied ? '' : ', with a head of its own (tie_word_embeddings false)'
-    print(`${out}: ${(result.bytes / 1e6).toFixed(1)} MB of bf16 weights${head}\n${result.files.map((file) => `  ${file}`).join('\n')}\n`)
+    print(`${out}: ${(result.bytes / 1e6).toFixed(1)} MB of ${dtype.toLowerCase()} weights${head}\n${result.files.map((file) => `  ${file}`).join('\n')}\n`)
   })
 }
 

@@ -48,6 +48,17 @@ for (const base of ['16bit', 'nf4'] as const) {
   })
 }
 
+t.test('merged in fp32, nothing of what was trained is rounded away', async (t) => {
+  const out = join(temporaryFolder(t), 'merged')
+  await writeMergedModel(openMergedModel({ model: EMBEDDED, adapter: ADAPTER, base: 'nf4' }), out, { dtype: 'F32' })
+  t.equal(JSON.parse(readFileSync(join(out, 'config.json'), 'utf8')).torch_dtype, 'float32')
+  const adapted = await load(t, EMBEDDED, 'nf4')
+  await adapted.loadAdapter(0, ADAPTER)
+  const expected = await adapted.logits(IDS, 0)
+  const scale = expected.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
+  t.ok(largest(await (await load(t, out, 'f32')).logits(IDS, -1), expected) < 1e-4 * scale)
+})
+
 t.test('shards hold the same model', async (t) => {
   const folder = temporaryFolder(t)
   const model = openMergedModel({ model: EMBEDDED, adapter: ADAPTER, base: '16bit' })
