@@ -22,7 +22,9 @@ export function parseFlags<const T extends FlagTable>(args: readonly string[], t
 }
 
 /** The table's own flags, and those that are left: an engine's. */
-export function splitFlags(args: readonly string[], table: FlagTable): { readonly own: readonly string[]; readonly rest: readonly string[] } {
+export function splitFlags(
+  args: readonly string[], table: FlagTable,
+): { readonly own: readonly string[]; readonly rest: readonly string[] } {
   const own: string[] = []
   const rest: string[] = []
   for (let i = 0; i < args.length; i++) {

@@ -34,16 +34,18 @@ export async function merge(args: readonly string[]): Promise<number> {
   const { engine, dataDir } = loadConfig(flags['data-dir'] === undefined ? [] : ['--data-dir', flags['data-dir']])
   const base = choiceFlag(flags.base, 'base', ['16bit', 'nf4'])
   const dtype = choiceFlag(flags.dtype?.toUpperCase(), 'dtype', ['BF16', 'F32'])
-  const maxShardBytes = flags['max-shard-size'] === undefined ? undefined : bytes(0, 1, '').parse(flags['max-shard-size'])
+  const { 'max-shard-size': shardSize } = flags
+  const limit = shardSize === undefined ? {} : { maxShardBytes: bytes(0, 1, '').parse(shardSize) }
   return told(async () => {
     const model = openMergedModel({ ...engine, model: flags.model ?? engine.model, adapter: await adapterFolder(adapter, dataDir), base })
     const bar = new ProgressBar()
     const result = await writeMergedModel(model, out, {
-      dtype, ...(maxShardBytes !== undefined && { maxShardBytes }), onProgress: (done, total) => bar.update({ phase: 'merging', done, total }),
+      dtype, ...limit, onProgress: (done, total) => bar.update({ phase: 'merging', done, total }),
     })
     bar.finish()
     const head = result.tied ? '' : ', with a head of its own (tie_word_embeddings false)'
-    print(`${out}: ${(result.bytes / 1e6).toFixed(1)} MB of ${dtype.toLowerCase()} weights${head}\n${result.files.map((file) => `  ${file}`).join('\n')}\n`)
+    const size = `${(result.bytes / 1e6).toFixed(1)} MB of ${dtype.toLowerCase()} weights`
+    print(`${out}: ${size}${head}\n${result.files.map((file) => `  ${file}\n`).join('')}`)
   })
 }
 
