@@ -29,25 +29,47 @@ struct Out {
   bool add;
 };
 
-inline void write(const Out& out, int m, int n, f32x16 v) {
-  float* c = out.c + m * out.row + n * kLanes;
-  v = v * out.alpha;
-  const int64_t left = out.columns - n * kLanes;
-  if (left >= kLanes) return store(c, out.add ? load(c) + v : v);
-  for (int64_t i = 0; i < left; i++) c[i] = out.add ? c[i] + v[i] : v[i];
+/// A tile whose last columns do not exist.
+void write_part(const Out& out, const float* values, int M, int64_t width) {
+  for (int m = 0; m < M; m++)
+    for (int64_t i = 0; i < out.columns; i++) {
+      float* c = out.c + m * out.row + i;
+      const float v = values[m * width + i] * out.alpha;
+      *c = out.add ? *c + v : v;
+    }
 }
 
+/// Loops over accumulators are unrolled whole, or they would live in memory.
 template <class T, int M, int N>
 void tile(const Left<T>& a, const T* b, int64_t b_pair, int64_t n_pairs, const Out& out) {
   f32x16 acc[M][N];
+#pragma GCC unroll 12
   for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
     for (int n = 0; n < N; n++) acc[m][n] = f32x16{};
   const T* at = a.data;
   for (int64_t p = 0; p < n_pairs; p++, b += b_pair, at += a.pair)
+#pragma GCC unroll 12
     for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
       for (int n = 0; n < N; n++) acc[m][n] = multiply_add(acc[m][n], b + n * kLanes * kPair<T>, at + m * a.row);
-  for (int m = 0; m < M; m++)
-    for (int n = 0; n < N; n++) write(out, m, n, acc[m][n]);
+  if (out.columns < N * kLanes) {
+    alignas(64) float values[M][N * kLanes];
+#pragma GCC unroll 12
+    for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; n++) store(values[m] + n * kLanes, acc[m][n]);
+    return write_part(out, values[0], M, N * kLanes);
+  }
+  const f32x16 alpha = splat(out.alpha);
+  float* c = out.c;
+#pragma GCC unroll 12
+  for (int m = 0; m < M; m++, c += out.row)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; n++) {
+      const f32x16 v = acc[m][n] * alpha;
+      store(c + n * kLanes, out.add ? load(c + n * kLanes) + v : v);
+    }
 }
 
 template <class T, int N, size_t... I>
