@@ -118,13 +118,18 @@ inline void reduce_add4(f32x16 acc0, f32x16 acc1, f32x16 acc2, f32x16 acc3, floa
 template <class Dot, int M>
 inline void dot_tile(const typename Dot::T* w, int64_t w_stride, const typename Dot::T* x, int64_t x_stride, int64_t K, float* out,
                      int64_t out_stride) {
-  f32x16 acc[M][kGroup];
-  for (int m = 0; m < M; m++)  // not "= {}", which clears the stack first
+  f32x16 acc[M][kGroup];  // loops are unrolled whole, or accumulators would live in memory before and after
+#pragma GCC unroll 6
+  for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
     for (int r = 0; r < kGroup; r++) acc[m][r] = f32x16{};
   for (int64_t k = 0; k < K; k += Dot::kStep) {
+#pragma GCC unroll 6
     for (int m = 0; m < M; m++)
+#pragma GCC unroll 4
       for (int r = 0; r < kGroup; r++) acc[m][r] = Dot::step(acc[m][r], w + r * w_stride + k, x + m * x_stride + k);
   }
+#pragma GCC unroll 6
   for (int m = 0; m < M; m++) reduce_add4(acc[m][0], acc[m][1], acc[m][2], acc[m][3], out + m * out_stride);
 }
 
