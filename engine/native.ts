@@ -309,7 +309,7 @@ function load(): NativeAddon {
   }
   // OpenMP reads this once, when the addon brings it in. Its default spins for milliseconds at every barrier, which ruins a machine
   // that has other work for the cores; a few microseconds cover the gaps between the operations of a step.
-  env['GOMP_SPINCOUNT'] ??= '200'
+  env['GOMP_SPINCOUNT'] ??= '1000'
   try {
     return createRequire(import.meta.url)(path) as NativeAddon
   } catch (cause) {
