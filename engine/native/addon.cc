@@ -20,8 +20,11 @@ Napi::Value system_info(const Napi::CallbackInfo& info) {
   out.Set("isas", list);
   out.Set("physicalCores", physical_cores());
   Napi::Object cuda = Napi::Object::New(env);
-  cuda.Set("built", false);
-  cuda.Set("devices", Napi::Array::New(env));
+  cuda.Set("built", cuda_built());
+  const std::vector<std::string> gpus = cuda_devices();
+  Napi::Array devices = Napi::Array::New(env, gpus.size());
+  for (size_t i = 0; i < gpus.size(); i++) devices.Set(uint32_t(i), gpus[i]);
+  cuda.Set("devices", devices);
   out.Set("cuda", cuda);
   return out;
 }

@@ -125,6 +125,10 @@ class Backend {
   virtual std::vector<float> dora_row_norms(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b,
                                             float scale) = 0;
 
+  /// Before the ops of a step: a device that lies elsewhere takes the batch's ids, positions, rows and block tables over at once. The
+  /// batch outlives the step.
+  virtual void begin_step(const Batch&) {}
+
   /// x[t] = scale * E[id[t]], with the adapters' own rows.
   virtual void embed(Tensor x,                              // [T, H] f32
                      std::span<const int32_t> token_ids,    // [T]
@@ -216,5 +220,11 @@ struct CpuOptions {
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 std::vector<std::string> cpu_isas();  // usable here, best first
 int physical_cores();
+
+/// cuda/ or, where there was no CUDA compiler, no_cuda/.
+bool cuda_built();
+std::vector<std::string> cuda_devices();  // "NVIDIA H100 80GB HBM3, compute capability 9.0"; none without a driver
+/// @throws Error CUDA_NOT_BUILT, CUDA_ERROR
+std::unique_ptr<Backend> make_cuda_backend(int device);
 
 }  // namespace lorikeet

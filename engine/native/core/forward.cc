@@ -146,6 +146,7 @@ class Pass : LayerForward {
 
 Tensor forward(Backend& backend, const Weights& weights, const AdapterSlots& slots, KvPools& pools, Workspace& ws, const Batch& batch,
                const HiddenTap& tap) {
+  backend.begin_step(batch);
   return Pass(backend, weights, slots, pools, ws, batch).run(tap);
 }
 

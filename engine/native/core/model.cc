@@ -1,7 +1,5 @@
 #include "model.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <numeric>
 
@@ -14,8 +12,9 @@ WeightFormat weight_format(const std::string& name) {
   return name == "f32" ? WeightFormat::kF32 : name == "bf16" ? WeightFormat::kBF16 : WeightFormat::kNF4;
 }
 
-HeadFormat head_format(const ModelOptions& o) {
+HeadFormat head_format(const ModelOptions& o, bool on_gpu) {
   if (o.weights == "f32") return HeadFormat::kF32;
+  if (on_gpu && o.head == "auto") return HeadFormat::kBF16;
   if (o.head == "nf4") return HeadFormat::kNF4;
   if (o.head == "bf16" || (o.head == "auto" && o.compute == "fp32")) return HeadFormat::kBF16;
   return HeadFormat::kInt8;
@@ -32,9 +31,21 @@ const char* head_name(HeadFormat format) {
 
 bool ends_with(const std::string& s, const std::string& end) { return s.size() >= end.size() && s.compare(s.size() - end.size(), end.size(), end) == 0; }
 
+/// Index of the GPU that `device` names, or -1 for the CPU. "auto" takes the CPU until CUDA is ahead in everything.
+int gpu_index(const std::string& device) {
+  if (device == "auto" || device == "cpu") return -1;
+  if (device == "cuda") return 0;
+  const std::string digits = device.substr(0, 5) == "cuda:" ? device.substr(5) : "";
+  if (digits.empty() || digits.size() > 3 || !std::all_of(digits.begin(), digits.end(), [](char c) { return c >= '0' && c <= '9'; }))
+    throw Error("INVALID_REQUEST", "device \"" + device + "\": expected auto, cpu, cuda or cuda:N");
+  return std::stoi(digits);
+}
+
 std::unique_ptr<Backend> make_backend(const ModelOptions& o) {
-  if (o.device != "auto" && o.device != "cpu") throw Error("CUDA_NOT_BUILT", "device \"" + o.device + "\": this build has no CUDA backend; use --device cpu");
-  return make_cpu_backend({o.isa, o.n_threads, o.compute == "fp32"});
+  const int gpu = gpu_index(o.device);
+  if (gpu < 0) return make_cpu_backend({o.isa, o.n_threads, o.compute == "fp32"});
+  if (o.compute == "fp32") throw Error("UNSUPPORTED", "--compute fp32 is the CPU's: on CUDA activations are bf16");
+  return make_cuda_backend(gpu);
 }
 
 int blocks_for(int tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
@@ -49,7 +60,7 @@ std::unique_ptr<Model> Model::load(const ModelOptions& options, const ProgressFn
   if (o.weights == "f32" && o.compute != "fp32") throw Error("UNSUPPORTED", "--weights f32 needs --compute fp32");
   model->backend_ = make_backend(o);
   const auto checkpoint = open_checkpoint(o.path, {weight_format(o.weights), o.cache_dir, progress});
-  const HeadFormat head = head_format(o);
+  const HeadFormat head = head_format(o, gpu_index(o.device) >= 0);
   model->weights_ = load_weights(*checkpoint, *model->backend_, head, o.weights == "f32" && ends_with(o.path, ".gguf"), progress);
   model->workspace_ = std::make_unique<Workspace>(*model->backend_, model->weights_.config, o.max_batch_tokens, o.max_num_seqs);
   model->slots_ = AdapterSlots(o.max_loras);
@@ -70,7 +81,7 @@ void Model::size_kv() {
   const uint64_t per_layer = uint64_t(2) * kBlockTokens * c.kv_dim() * size_of(backend_->act_dtype());
   const int wanted_len = options_.max_model_len > 0 ? std::min(options_.max_model_len, c.max_position) : c.max_position;
   uint64_t budget = options_.kv_cache_bytes;
-  if (budget == 0) budget = std::min<uint64_t>(1024 * kMiB, uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGE_SIZE)) / 4);
+  if (budget == 0) budget = std::min<uint64_t>(1024 * kMiB, backend_->available_bytes() / 4);
   const double sliding_share = wanted_len > 2 * c.sliding_window ? 0.5 : 1.0;
   const double per_block = double(per_layer) * (n_global + sliding_share * n_sliding);
   // More than every sequence can use is waste.

@@ -1,5 +1,5 @@
 // Speed of a whole model without Node: prefill, decode of one sequence, decode of several together.
-// Usage: model_bench PATH [--prompt N] [--tokens N] [--sequences 1,4,16] [--repeat N] [--isa I] [--head H] [--weights W] [--threads N] [--cache DIR]
+// Usage: model_bench PATH [--prompt N] [--tokens N] [--sequences 1,4,16] [--repeat N] [--isa I] [--head H] [--weights W] [--threads N] [--cache DIR] [--device D]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -77,16 +77,17 @@ Speeds measure(Model& model, int n_sequences, int prompt, int tokens) {
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: model_bench PATH [--prompt N] [--tokens N] [--sequences 1,4,16] [--repeat N] [--isa I] [--head H] [--weights W] [--threads N] [--cache DIR]\n");
+    std::fprintf(stderr, "usage: model_bench PATH [--prompt N] [--tokens N] [--sequences 1,4,16] [--repeat N] [--isa I] [--head H] [--weights W] [--threads N] [--cache DIR] [--device D]\n");
     return 2;
   }
   std::map<std::string, std::string> args{{"prompt", "512"}, {"tokens", "128"}, {"sequences", "1,16"}, {"repeat", "3"}, {"isa", "auto"},
-                                          {"head", "auto"}, {"weights", "nf4"}, {"threads", "0"}, {"cache", ""}};
+                                          {"head", "auto"}, {"weights", "nf4"}, {"threads", "0"}, {"cache", ""}, {"device", "auto"}};
   for (int i = 2; i + 1 < argc; i += 2) args[argv[i] + 2] = argv[i + 1];
   try {
     ModelOptions o;
     o.path = argv[1];
     o.isa = args["isa"];
+    o.device = args["device"];
     o.head = args["head"];
     o.weights = args["weights"];
     o.cache_dir = args["cache"];

@@ -1,0 +1,68 @@
+// What every file of the CUDA backend shares: errors, warp reductions, and the step's data as it lies on the device.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "../core/backend.h"
+
+namespace lorikeet::cuda {
+
+using nv_bf16 = __nv_bfloat16;
+
+constexpr int kWarp = 32;
+
+/// @throws Error OUT_OF_MEMORY or CUDA_ERROR, naming the call.
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  throw Error(status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "CUDA_ERROR", std::string(what) + ": " + cudaGetErrorString(status));
+}
+inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
+
+template <class T>
+constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
+
+inline const nv_bf16* nv(const bf16* p) { return reinterpret_cast<const nv_bf16*>(p); }
+inline nv_bf16* nv(bf16* p) { return reinterpret_cast<nv_bf16*>(p); }
+
+/// One row of a step on the device: see BatchRow.
+struct DeviceRow {
+  int begin, end, position;
+  int global_begin, sliding_begin;  // of the row's entries in the two tables
+  int sliding_first;
+};
+
+/// Uploaded once a step; ops find here what their host arguments say.
+struct StepData {
+  const int32_t* token_ids;      // [T]
+  const int32_t* positions;      // [T]
+  const int32_t* row_of_token;   // [T]
+  const DeviceRow* rows;         // [R]
+  const int32_t* global_table;
+  const int32_t* sliding_table;
+  const int32_t* out_tokens;     // [O]
+  int n_tokens, n_rows, n_outputs;
+};
+
+#if defined(__CUDACC__)
+__device__ inline float warp_sum(float v) {
+  for (int o = kWarp / 2; o > 0; o /= 2) v += __shfl_xor_sync(0xffffffffu, v, o);
+  return v;
+}
+__device__ inline float warp_max(float v) {
+  for (int o = kWarp / 2; o > 0; o /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, o));
+  return v;
+}
+/// Sum over a block of at most 1,024 threads; every thread gets it. shared: [32] floats.
+__device__ inline float block_sum(float v, float* shared) {
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, n_warps = (blockDim.x + kWarp - 1) / kWarp;
+  v = warp_sum(v);
+  __syncthreads();
+  if (lane == 0) shared[warp] = v;
+  __syncthreads();
+  return warp_sum(lane < n_warps ? shared[lane] : 0.0f);
+}
+#endif
+
+}  // namespace lorikeet::cuda

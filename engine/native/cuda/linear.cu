@@ -1,0 +1,207 @@
+// out = x @ W^T through frozen weights.
+// Few tokens (nf4_gemm): memory is the limit. A block owns sixteen rows and its warps share the columns; a lane reads sixteen bytes of codes a
+// tile, looks pairs of values up in shared memory (a copy of the table a lane: no bank conflicts), and multiplies by mma with the weights as A, so
+// one to eight tokens cost the same. A block's absmax is applied to its partial sums in fp32.
+// Many tokens: weights are written out as bf16, as bitsandbytes rounds them, and cuBLASLt multiplies.
+#include "../core/nf4.h"
+#include "nf4_layout.h"
+#include "ops.h"
+
+namespace lorikeet::cuda {
+
+struct LinearCuda : Linear {
+  WeightFormat format = WeightFormat::kNF4;
+  Buffer data;    // tiles of nf4_layout.h, or bf16 [n, K]
+  Buffer scales;  // [n / 16][K / 64][16] f32
+};
+
+namespace {
+
+constexpr int kFewTokens = 32;
+constexpr int kWarps = 8;
+constexpr int kTableBytes = 256 * kWarp * 4;
+
+__constant__ float nf4_code[16];
+
+/// Two codes of a byte as bf16 pairs, once for every lane.
+__device__ void build_table(uint32_t* table) {
+  for (int i = threadIdx.x; i < 256 * kWarp; i += blockDim.x) {
+    const int byte = i / kWarp;
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(nf4_code[byte & 15], nf4_code[byte >> 4]);
+    table[i] = *reinterpret_cast<const uint32_t*>(&pair);
+  }
+}
+
+__device__ void mma_bf16(float* c, const uint32_t* a, const uint32_t* b) {
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/// N8 groups of eight tokens.
+template <int N8>
+__global__ void nf4_gemm(float* out, int64_t out_stride, const nv_bf16* x, int64_t x_stride, int n_tokens, const uint4* tiles, const float* scales, int K) {
+  extern __shared__ uint32_t table[];
+  build_table(table);
+  __syncthreads();
+  const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, n_tiles = K / kTileCols;
+  const uint32_t* look = table + lane;
+  float total[N8][4] = {};
+  for (int tile = warp; tile < n_tiles; tile += kWarps) {
+    const int64_t at = int64_t(blockIdx.x) * n_tiles + tile;
+    const uint4 codes = tiles[at * kWarp + lane];
+    const float low = scales[at * kTileRows + g], high = scales[at * kTileRows + g + 8];
+    const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+    float part[N8][4] = {};
+    for (int s = 0; s < 4; s++) {
+      uint32_t a[4];
+      for (int i = 0; i < 4; i++) a[i] = look[(words[s] >> (8 * i) & 255) * kWarp];
+      for (int n = 0; n < N8; n++) {
+        const int token = n * 8 + g;
+        uint32_t b[2] = {0, 0};
+        if (token < n_tokens) {
+          const nv_bf16* from = x + token * x_stride + tile * kTileCols + s * 16 + t * 2;
+          b[0] = *reinterpret_cast<const uint32_t*>(from);
+          b[1] = *reinterpret_cast<const uint32_t*>(from + 8);
+        }
+        mma_bf16(part[n], a, b);
+      }
+    }
+    for (int n = 0; n < N8; n++) {
+      total[n][0] += low * part[n][0];
+      total[n][1] += low * part[n][1];
+      total[n][2] += high * part[n][2];
+      total[n][3] += high * part[n][3];
+    }
+  }
+  __syncthreads();  // the table is no longer read: its memory takes the warps' sums
+  float* sums = reinterpret_cast<float*>(table);  // [kWarps][N8][4][32]
+  for (int n = 0; n < N8; n++)
+    for (int i = 0; i < 4; i++) sums[((warp * N8 + n) * 4 + i) * kWarp + lane] = total[n][i];
+  __syncthreads();
+  for (int e = threadIdx.x; e < N8 * 4 * kWarp; e += blockDim.x) {
+    const int from = e % kWarp, i = e / kWarp % 4, n = e / (4 * kWarp);
+    const int token = n * 8 + from % 4 * 2 + i % 2, row = blockIdx.x * kTileRows + from / 4 + i / 2 * 8;
+    if (token >= n_tokens) continue;
+    float sum = 0;
+    for (int w = 0; w < kWarps; w++) sum += sums[((w * N8 + n) * 4 + i) * kWarp + from];
+    out[token * out_stride + row] = sum;
+  }
+}
+
+/// One warp a tile; values rounded to bf16 after the product with absmax, as bitsandbytes does.
+__global__ void dequantise_kernel(nv_bf16* out, const uint4* tiles, const float* scales, int K, int64_t n_tiles) {
+  const int64_t at = int64_t(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
+  if (at >= n_tiles) return;
+  const int lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  const int64_t per_row = K / kTileCols, row = at / per_row * kTileRows, col = at % per_row * kTileCols;
+  const uint4 codes = tiles[at * kWarp + lane];
+  const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+  const float scale[2] = {scales[at * kTileRows + g], scales[at * kTileRows + g + 8]};
+  for (int s = 0; s < 4; s++)
+    for (int i = 0; i < 4; i++) {
+      const uint32_t byte = words[s] >> (8 * i) & 255;
+      const float by = scale[i % 2];
+      *reinterpret_cast<__nv_bfloat162*>(out + (row + g + 8 * (i % 2)) * K + col + 16 * s + t * 2 + 8 * (i / 2)) =
+          __floats2bfloat162_rn(nf4_code[byte & 15] * by, nf4_code[byte >> 4] * by);
+    }
+}
+
+void load_codes() {
+  static const cudaError_t loaded = cudaMemcpyToSymbol(nf4_code, kNF4Code, sizeof nf4_code);
+  check(loaded, "NF4 codes");
+}
+
+template <int N8>
+void launch(Tensor out, Tensor x, const LinearCuda& w, cudaStream_t stream) {
+  static_assert(kWarps * N8 * 4 * kWarp * 4 <= kTableBytes);
+  nf4_gemm<N8><<<unsigned(w.rows / kTileRows), kWarps * kWarp, kTableBytes, stream>>>(out.f32(), out.stride, nv(x.b16()), x.stride, int(x.rows),
+                                                                                      static_cast<const uint4*>(w.data.data()),
+                                                                                      static_cast<const float*>(w.scales.data()), int(w.cols));
+}
+
+void upload_nf4(LinearCuda& w, std::span<const HostMatrix> parts) {
+  std::vector<uint8_t> tiles(size_t(w.rows * w.cols / 2));
+  std::vector<float> scales(size_t(w.rows * w.cols / kTileCols));
+  int64_t row = 0;
+  for (const HostMatrix& part : parts) {
+    pack_tiles(static_cast<const uint8_t*>(part.data), part.rows, part.cols, tiles.data() + row * w.cols / 2);
+    pack_scales(part.absmax, part.rows, part.cols, scales.data() + row * w.cols / kTileCols);
+    row += part.rows;
+  }
+  w.data = allocate_device(tiles.size());
+  w.scales = allocate_device(scales.size() * 4);
+  check(cudaMemcpy(w.data.data(), tiles.data(), tiles.size(), cudaMemcpyHostToDevice), "upload of weights");
+  check(cudaMemcpy(w.scales.data(), scales.data(), scales.size() * 4, cudaMemcpyHostToDevice), "upload of scales");
+}
+
+/// Any part that is not NF4 makes the whole matrix bf16: the same values.
+void upload_bf16(LinearCuda& w, std::span<const HostMatrix> parts) {
+  w.format = WeightFormat::kBF16;
+  std::vector<bf16> values(size_t(w.rows * w.cols));
+  bf16* to = values.data();
+  for (const HostMatrix& part : parts) {
+    const int64_t n = part.rows * part.cols;
+    if (part.format == WeightFormat::kNF4) nf4_dequantize_bf16(static_cast<const uint8_t*>(part.data), part.absmax, n, to);
+    else if (part.format == WeightFormat::kBF16) std::memcpy(to, part.data, size_t(n) * 2);
+    else for (int64_t i = 0; i < n; i++) to[i] = to_bf16(static_cast<const float*>(part.data)[i]);
+    to += n;
+  }
+  w.data = allocate_device(values.size() * 2);
+  check(cudaMemcpy(w.data.data(), values.data(), values.size() * 2, cudaMemcpyHostToDevice), "upload of weights");
+}
+
+}  // namespace
+
+std::unique_ptr<Linear> make_linear_cuda(std::span<const HostMatrix> parts) {
+  load_codes();
+  auto w = std::make_unique<LinearCuda>();
+  w->cols = parts[0].cols;
+  bool nf4 = true;
+  for (const HostMatrix& part : parts) {
+    if (part.cols != w->cols) throw Error("SHAPE_MISMATCH", "parts of one linear differ in n_in");
+    w->rows += part.rows;
+    nf4 &= part.format == WeightFormat::kNF4 && part.rows % kTileRows == 0 && part.cols % kTileCols == 0;
+  }
+  if (nf4) upload_nf4(*w, parts);
+  else upload_bf16(*w, parts);
+  w->bytes = w->data.bytes() + w->scales.bytes();
+  return w;
+}
+
+void dequantise_cuda(nv_bf16* out, const Linear& linear, cudaStream_t stream) {
+  const auto& w = static_cast<const LinearCuda&>(linear);
+  if (w.format == WeightFormat::kBF16) {
+    check(cudaMemcpyAsync(out, w.data.data(), w.data.bytes(), cudaMemcpyDeviceToDevice, stream), "copy of weights");
+    return;
+  }
+  const int64_t n_tiles = w.rows / kTileRows * (w.cols / kTileCols);
+  dequantise_kernel<<<unsigned(ceil_div<int64_t>(n_tiles, kWarps)), kWarps * kWarp, 0, stream>>>(
+      out, static_cast<const uint4*>(w.data.data()), static_cast<const float*>(w.scales.data()), int(w.cols), n_tiles);
+  check_launch("dequantise");
+}
+
+void linear_cuda(Tensor out, Tensor x, const Linear& linear, CublasLt& blas, Buffer& scratch, cudaStream_t stream) {
+  const auto& w = static_cast<const LinearCuda&>(linear);
+  expect_shape("linear out", out, x.rows, w.rows);
+  expect_shape("linear x", x, out.rows, w.cols);
+  if (w.format == WeightFormat::kBF16) return blas.matmul(out, x, static_cast<const nv_bf16*>(w.data.data()), w.rows, stream);
+  if (x.rows > kFewTokens) {
+    const size_t need = size_t(w.rows * w.cols) * 2;
+    if (scratch.bytes() < need) {
+      check(cudaStreamSynchronize(stream), "before scratch grows");
+      scratch = allocate_device(need);
+    }
+    auto* weights = static_cast<nv_bf16*>(scratch.data());
+    dequantise_cuda(weights, w, stream);
+    return blas.matmul(out, x, weights, w.rows, stream);
+  }
+  switch (ceil_div<int64_t>(x.rows, 8)) {
+    case 1: launch<1>(out, x, w, stream); break;
+    case 2: launch<2>(out, x, w, stream); break;
+    default: launch<4>(out, x, w, stream);
+  }
+  check_launch("nf4_gemm");
+}
+
+}  // namespace lorikeet::cuda

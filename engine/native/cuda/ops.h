@@ -1,0 +1,53 @@
+// The operations of the CUDA backend, one file each; backend.cu maps backend.h onto them. Every call is queued on `stream`.
+#pragma once
+#include "cublaslt.h"
+#include "device.h"
+
+namespace lorikeet::cuda {
+
+Buffer allocate_device(size_t bytes);
+size_t allocated_device_bytes();
+
+// linear.cu
+std::unique_ptr<Linear> make_linear_cuda(std::span<const HostMatrix> parts);
+/// x [T, K] bf16 -> out [T, n] f32. scratch: dequantised weights of the largest matrix, for products of many tokens.
+void linear_cuda(Tensor out, Tensor x, const Linear& w, CublasLt& blas, Buffer& scratch, cudaStream_t stream);
+/// Rows [begin, end) as bf16, row-major; for norms of DoRA and tests.
+void dequantise_cuda(nv_bf16* out, const Linear& w, cudaStream_t stream);
+
+// lora.cu
+std::unique_ptr<LoraWeights> make_lora_cuda(const HostTensor& a, const HostTensor& b, float scale, std::span<const float> column_scale);
+std::unique_ptr<LoraWeights> make_embedding_lora_cuda(const HostTensor& a, const HostTensor& b, float scale);
+void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& scratch, cudaStream_t stream);
+std::vector<float> dora_row_norms_cuda(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b, float scale);
+void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end, const LoraWeights& lora, float embed_scale, cudaStream_t stream);
+
+// embedding.cu
+std::unique_ptr<Embedding> make_embedding_cuda(const HostMatrix& matrix);
+void embed_cuda(Tensor x, const StepData& step, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges, cudaStream_t stream);
+
+// rmsnorm.cu
+void rmsnorm_cuda(Tensor out, Tensor x, const float* w, float eps, cudaStream_t stream);
+void residual_rmsnorm_cuda(Tensor out, Tensor x, Tensor y, const float* post_w, const float* next_w, float eps, cudaStream_t stream);
+
+// rope.cu
+void rope_table_cuda(Tensor table, const StepData& step, float theta, float scaling, cudaStream_t stream);
+void qk_norm_rope_append_cuda(Tensor q, const Backend::QkvArgs& args, const StepData& step, cudaStream_t stream);
+
+// attention.cu
+std::unique_ptr<KvPool> make_kv_pool_cuda(int n_blocks, int n_layers, int n_kv_heads, int head_dim);
+void attention_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& args, const StepData& step, cudaStream_t stream);
+
+// geglu.cu
+void geglu_cuda(Tensor out, Tensor gate_up, cudaStream_t stream);
+
+// head.cu
+std::unique_ptr<Head> make_head_cuda(const HostMatrix& matrix, HeadFormat format);
+void logits_cuda(Scores& scores, CublasLt& blas, Buffer& scratch, cudaStream_t stream);
+
+// sampler.cu
+/// Greedy rows on the device, the others on the host.
+SampleResult sample_cuda(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table, std::span<const BatchRow> rows,
+                         Backend& host, cudaStream_t stream);
+
+}  // namespace lorikeet::cuda
