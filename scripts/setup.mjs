@@ -16,7 +16,7 @@ import { prepareWeights } from './setup-weights.mjs'
 
 const USAGE = `usage: node scripts/setup.mjs [--test] [--cuda] [--quiet] [--force]
   --test    also builds the tests, and fetches the real 270M weights that some of them use
-  --cuda    demand the CUDA backend (without it: built where a CUDA compiler is found)
+  --cuda    build the CUDA backend too (needs nvcc: on the PATH or under CUDA_HOME)
   --quiet   say nothing unless something is built or fails
   --force   build even where nothing changed`
 
@@ -140,7 +140,7 @@ async function buildNative({ test, cuda }) {
   const digest = nativeDigest(test, cuda)
   const withTests = buildsNativeTests(test)
   const generator = existsSync('build/native/CMakeCache.txt') || !onPath('ninja') ? [] : ['-G', 'Ninja']
-  const options = ['-DCMAKE_BUILD_TYPE=Release', `-DLORIKEET_CUDA=${cuda ? 'ON' : 'AUTO'}`, `-DLORIKEET_TESTS=${withTests ? 'ON' : 'OFF'}`]
+  const options = ['-DCMAKE_BUILD_TYPE=Release', `-DLORIKEET_CUDA=${cuda ? 'ON' : 'OFF'}`, `-DLORIKEET_TESTS=${withTests ? 'ON' : 'OFF'}`]
   await runCommand('native: configure', 'cmake', ['-S', 'engine/native', '-B', 'build/native', ...generator, ...options])
   await runCommand('native: build', 'cmake', ['--build', 'build/native', '--parallel', String(availableParallelism())])
   const addon = filesUnder('build/native').find((path) => path.endsWith('/lorikeet.node'))
