@@ -17,6 +17,9 @@ NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twe
 MONTHS = "January February March April May June July August September October November December".split()
 
 
+UNITS_LEFT_OUT = {u for units in lx.UNIT_WORDS.values() for u in units}
+
+
 @dataclass
 class Ask:
     kind: str
@@ -96,6 +99,9 @@ class Asker:
             short = words[len(t.sing) + 1:]
             if short not in others:
                 return short
+        head, _, unit = words.rpartition(" ")
+        if head and c.numeric and unit in UNITS_LEFT_OUT and self.chance(0.7) and head not in others:
+            return head
         if r > 0.78:
             options = [s for s in lx.SYNONYMS.get(words, lx.SYNONYMS.get(c.head, []) if " " not in words else []) if s not in others and not any(x in others for x in s.split(" "))]
             if options:
@@ -1620,8 +1626,8 @@ class Asker:
 
 
 KINDS = {"select_all": 2.5, "select_columns": 5, "filtered": 11, "filter_cmp": 4, "filter_between": 2.2, "filter_in": 2.5, "filter_like": 3, "filter_null": 2.2, "filter_logic": 4, "filter_not": 1.5, "lookup": 5, "order": 4, "top": 8, "first_rows": 0.8,
-         "second": 1.2, "count": 6, "aggregate": 6, "distinct": 3, "group": 6, "group_top": 3.5, "having": 3, "arithmetic": 1.2, "column_vs_column": 0.8, "above_average": 3, "extreme_all": 0.8, "compare_to_row": 1.5, "join_columns": 6.5, "join_all": 1.4, "join_filter": 11.7,
-         "join_parents": 4.9, "lookup_parent": 2.8, "join_group": 9.1, "join_top": 6.3, "join_having": 4.2, "without": 6, "join3": 11.9, "product_sum": 3.5, "case": 2.5, "date_group": 3, "date_filter": 4, "days_between": 0.5, "list_agg": 0.4, "insert": 4,
+         "second": 1.2, "count": 6, "aggregate": 6, "distinct": 4, "group": 6, "group_top": 3.5, "having": 3, "arithmetic": 1.2, "column_vs_column": 0.8, "above_average": 3, "extreme_all": 0.8, "compare_to_row": 1.5, "join_columns": 6.5, "join_all": 1.4, "join_filter": 13,
+         "join_parents": 6.5, "lookup_parent": 4, "join_group": 13, "join_top": 8.5, "join_having": 5.5, "without": 6.5, "join3": 26, "product_sum": 3.5, "case": 2.5, "date_group": 3, "date_filter": 4, "days_between": 0.5, "list_agg": 0.4, "insert": 4,
          "update": 4, "delete": 3, "create": 3}
 
 

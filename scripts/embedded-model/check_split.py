@@ -1,7 +1,7 @@
 """Proves that no schema, table or column name of held-out.jsonl occurs in training, but for the declared `schema.SHARED`.
 
 By construction: every test name fails the gate of the training side (`schema.allowed(name, "train")`), through which every training
-schema passes. By sampling: no name of --samples training schemas is a test name. Names are compared without case and punctuation.
+schema passes. By sampling: no name in --samples training samples is a test name. Names are compared without case and punctuation.
 
 usage: check_split.py [--samples 100000]
 """
@@ -13,7 +13,7 @@ import random
 import sqlite3
 
 from evaluate import held_out
-from prompts import sample
+from prompts import group
 from schema import SHARED, allowed, norm
 
 
@@ -38,12 +38,14 @@ def main() -> None:
     passing = sorted(n for n in test if allowed(n, "train"))
     rng = random.Random(1)
     train: set[str] = set()
-    for _ in range(args.samples):
-        s = sample(rng)
-        if s.schema:
-            train |= s.schema.identifiers()
+    drawn = 0
+    while drawn < args.samples:
+        samples = group(rng)
+        drawn += len(samples)
+        for schema in {id(s.schema): s.schema for s in samples if s.schema}.values():
+            train |= schema.identifiers()
     common = sorted(test & train)
-    print(f"test: {schemas} schemas, {len(test)} names; training: {len(train)} names of {args.samples} samples; declared shared: {sorted(SHARED)}")
+    print(f"test: {schemas} schemas, {len(test)} names; training: {len(train)} names of {drawn} samples; declared shared: {sorted(SHARED)}")
     print(f"test names that the training gate would pass: {passing}; names in common: {common}")
     raise SystemExit(bool(passing or common))
 

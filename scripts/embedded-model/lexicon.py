@@ -54,6 +54,81 @@ spring spruce squid stable stadium stage stairs stamp star statue steam steel st
 tape tavern tea temple tent terrace thread throne thunder tide tiger tile timber toast tomato torch tortoise tower toy tractor trail train tray treasure tree trench tribe
 trolley trout trumpet trunk tulip tunnel turbine turtle umbrella valley valve vase vault veil velvet vessel village vine violin volcano wagon walnut wand wave wheat wheel
 whistle willow window wing winter wire wolf wood wool yacht yard yarn zebra zinc""".split()
+# Further things, people, places and ideas: a word that training shows in one name is easier to copy out of another.
+NOUNS += """abbey academy accent accident accordion acrobat actor adapter adverb advert aerial agency airbag aircraft airfield airline airport aisle alcove alder
+algebra allergy alley ambulance amphora amplifier anaconda anchovy antelope antenna anvil apricot aquarium archer archive armchair arrival arsenal
+artichoke article ashtray asphalt athlete audience audit aunt aurora author autumn avocado axle baboon bachelor backpack bacteria badger bagpipe baker
+ballet ballot banana bandage banjo banker bankruptcy banquet baptism barber bargain barge barista baron barracks barrier baseball basement bassoon
+bathtub battalion bazaar beaver bedroom beetle beggar behavior beret beverage bias bible bill billboard biography birch birthday bison blade blender
+blizzard blog blouse blueprint boar boarder bobbin bodyguard boiler bonfire bookcase bookstore booth botanist bouncer boundary boutique boxer bracelet
+brain brake brass bravery brewer bribe bride brigade brochure bronze brook broth brother bruise bubble buckle buffet builder bungalow buoy bureau
+burglar bus bush butcher butler butter butterfly buzzer cabbage cabinet cafe cage calculator calendar calf camel campsite campus canary candidate
+candy canine canteen capital caption caramel caretaker caribou carnation carnival carpenter carriage cartoon cartridge cascade casino casserole
+catalog catapult catfish cathedral cauldron cavalry caviar ceiling celebrity celery cello cement cemetery census century cereal ceremony certificate
+chairman challenge chamber chameleon champion chancellor chandelier chapel chapter charger chariot charity chassis chauffeur checkpoint cheetah
+chemist cherry chestnut chicken chief chili chimp chisel chocolate chord chore chorus cigar cinema cinnamon circuit circus citizen clarinet clause
+cleaner clerk climate cloak closet cluster coalition cobra cockpit coconut cod coffee collage colleague collector college colony column comedian
+command committee companion comrade condor conference congress constable consul contractor convent convoy cook cookie copy copyright cormorant
+corridor costume couch council counselor couple coupon courier court cousin cowboy coyote crab crayon creature creek crevice crime criminal crocodile
+croissant crossing crow crowd cruise crust crutch cub cuckoo cucumber cue culture cup cupboard curator currant currency curry cursor custard customs
+cutlery cyclist cyclone cymbal dagger daisy dancer dandelion dart database daughter deadline dealer debate debris debtor decade decoration decree deed
+defect defender degree delegate democracy depot deputy detective device dew dialect dictionary diesel diet dilemma dinosaur diploma diplomat disaster
+disc disease disk dividend divorce doctor document doll dolphin donation donor dose dough dove dozen draft dragonfly drama drone drought drummer
+dungeon duty dwarf dynasty earring eclipse economy editor editorial eel effect egg elder election electron elephant elevator elm embassy emblem
+emerald emperor empire employer encounter enemy engineer enigma entrance enzyme epidemic episode equation era eraser errand escalator essay evening
+evidence exam excavator exhibit exile exit exporter eyebrow facade factory fairy faith famine fanfare farmer faucet fawn feast feature feeling felony
+fern fever fiddle figure filling finch finding firearm fisherman fixture flamingo flashlight flavor flea flint florist fluid foal folklore footage
+footballer forecast forehead foreman forge formula fortress fortune foundry fowl fraction fragment freezer frigate fringe frontier fugitive funeral
+fungus funnel furnace furniture gadget gallon gambler game gang gardener garment gasket gazelle gearbox geese gene general genius genre geologist
+geyser giraffe girder gladiator glue gnome goal goblet goggles gorilla gossip governor gown grader graduate graph grasshopper grave greeting grenade
+greyhound groom grocery groundhog grower guardian guest guideline guild guinea gulf gum gutter gymnast habit hailstorm hairdresser hallway hamlet
+hamster handbag handcuff handler handrail hangar hardware hare harness harpoon haven hazard headline headset heater hectare hedgehog heir heiress
+helicopter hen heritage hermit hero heroine highway hiker hippo historian hockey holder hood hormone hospital hostage hostel hotspot hound household
+housing hovercraft humor hunter hurdle hurricane husband hyena hymn iceberg identity idiom iguana illness image immigrant impala implant income
+incubator index infant infection inmate innkeeper inquiry inspection inspector instinct institute insurer intern interpreter interval interview
+invader invention inventor investigator invoice iris ironing isotope item jackal jackpot jaguar janitor jasmine javelin jazz jeep jellyfish jet
+jeweler jockey joint joke journal judge juggler juice jumper juncture juror kangaroo karaoke keyboard kidney kingdom kiosk kitchen knight knowledge
+koala laborer laboratory lamb landlord landmark landslide language lapel laptop larva lasagna laundry laureate laurel lawsuit lawyer layout leader
+leaflet league leather lecture lecturer leek legend legume lemonade leopard lesson letter lettuce librarian library lieutenant lifeboat lifeguard
+lighter lightning limb limousine liner linguist lipstick liquid litter liver livestock llama loan lobster location locomotive locker logo lottery
+lounge lullaby lunch lung luxury lyric machine magazine magician magpie maid mailbox mailman majority mammal mammoth mandate mandolin manicure
+mannequin manuscript marathon march mariner marriage marshal martyr mason mathematician mattress mayor measure mechanic medication medicine member
+memoir menu merchant mermaid message messenger microscope midwife migrant militia millet mineral minister minority miracle missile mission mistake
+mobile monarch monastery monitor monkey monopoly monument mood morning mortgage mosque mosquito motel motive motorist mouthpiece movement multitude
+muscle musician mussel mustard myth nail nanny narrator nation nebula neighbor nephew nerve newborn newscast newspaper niece nightingale nobleman
+nomad noodle notary notebook notion novel novelist novice nuance nucleus nurse nursery nutmeg oath obelisk obituary object observatory obstacle
+octopus offense offer officer offspring ointment omelet opinion opponent optician option oracle orator ordeal ordinance ore organism ornament orphan
+ostrich outcome outfit outlaw outlet outpost oval overcoat owner pacemaker package packet pad painter pajamas pancake panda pantry papaya parachute
+paragraph parasite parish parking parliament parlor participant partner partridge passage passenger passport pastor pastry patent patriot patrol
+patron pavement pavilion peach peacock peanut pear peasant pedestrian peninsula pension perfume period permission phase pheasant philosopher phobia
+photographer physicist pianist pickle picnic pigment pilgrim pill pillory pineapple pioneer pirate pistachio pitcher pixel pizza plaintiff planet
+planner plaster platform platoon playwright pledge plot plumber plunger poacher podcast poet policeman policy politician poll pollution polo poodle
+pope porcelain porcupine porter portrait postcard poster postman posture potion poultry powder prank prayer preacher precinct predator preface prefix
+premise prescription president priest prince princess principal printer prisoner privilege prodigy producer professor programmer projector promise
+promoter prophet proposal prosecutor protein protest protocol proverb psychologist publisher pudding puffin python quail quarrel quest quiz quota
+rabbi racket radiator radio raid railing railway raincoat rainbow raisin rally ram ranger ransom rattle ravine rebel receipt receiver recipe recital
+recruit rectangle referee refinery reform refrigerator refugee regiment rehearsal reindeer relative religion remedy rental reporter reptile rescue
+resident resort restaurant retina retreat reunion revolver reward rhino rhythm riddle rider rifle riot ripple ritual rival riverbank roach roast
+robbery robe rodent roller romance rooftop rookie rooster roster router rower rubber ruby rucksack ruin runway sailor saint salesman saloon salute
+sanctuary sandwich sapphire sardine satellite sausage savanna saxophone scaffold scanner scenario scene scholar scholarship schooner science scientist
+scissors scorpion scout screen screenplay screwdriver scribe script sculptor sculpture seafood seagull seaman season seat secret secretary sector
+seminar senator sentence sequel sergeant sermon serpent servant server settler sewer shaft shampoo shareholder sheet shelter shepherd sheriff shipment
+shipwreck shortcut shower shrub shuttle sibling sickle sidewalk siege signal signature silk singer sister sitcom skater skeleton skill skipper skirt
+skunk skyscraper sledge slogan sloth smuggler snack sniper soccer society socket sofa software soldier soloist solvent sonata soprano sorcerer soul
+sovereign soybean spaceship spaniel spatula specimen spectacle speech spell spinach spire spirit sponsor spore spouse sprinkler sprinter spy squadron
+square squire squirrel stagecoach stain staircase stallion stapler starfish steak steamer stereo steward sticker stitch stocking stomach stool
+stopwatch storage stork stranger strategy strawberry street strike stripe student stunt suburb subway sugar suit suitcase supervisor surfer surgeon
+surgery survey survivor suspect swallow swamp sweater swimmer switch syllable symbol symphony symptom syringe system tablecloth tackle tactic tadpole
+tailor talent tambourine tangerine tanker tapestry tariff taxi teacup teammate teapot technician teenager telegram telephone telescope television
+tenant tendency tenor tension territory terrier terror theory therapist thermometer thesis thief thimble thistle throat thumb tiara tick tin tissue
+titan toaster tobacco toddler toilet tombstone tongue toolbox tooth topic tornado torpedo tortilla tournament towel toxin trader tradition trailer
+trainer traitor tram trampoline transcript transistor translator trapeze traveler treason treaty trial triangle tribunal tribute tricycle trigger trio
+triplet trombone trophy troop trousers truffle trustee tuba tug tuna turban turkey turnip tutor tuxedo typewriter tyrant umpire uncle unicorn uniform
+union universe usher utensil vacancy vaccine vacuum vanilla vector vegetable vehicle vendor venue verdict verse veteran veterinarian viaduct victim
+victory video viewpoint vigilante villa villain vinegar vineyard viper virus visa viscount visitor vitamin vocabulary volunteer voter voyage vulture
+waffle waiter wallet walrus warbler wardrobe warehouse warrant warrior wasp watchman waterfall weapon weasel weather website wedding weed weekend
+welder whale wharf whisk widow wildlife windmill wizard woodland woodpecker workbench workout workshop worm wrestler wrist writer yeast yogurt youth
+zeppelin zipper zookeeper""".split()
 # Heads that give an invented column its type.
 HEADS = {
     "int": "count quantity age level rank capacity score points stock volume pages floors seats units visits attempts rooms goals size minutes steps votes followers copies hits wins losses cycles errors".split(),
@@ -65,6 +140,20 @@ HEADS = {
     "person": "owner manager author driver editor inspector operator supervisor designer artist captain teacher keeper handler guide".split(),
     "year": "year".split(), "city": "city".split(), "country": "country".split(), "pct": "percent share".split(),
 }
+# Heads of invented columns only: `HEADS` also gives the columns of the written domains their kind.
+MORE_HEADS = {
+    "int": "total number tally wins entries members guests pieces items sheets crates doses shots layers rounds laps trips calls days nights weeks employees passengers containers boxes tickets acres kilometers calories tons threads repairs".split(),
+    "real": "reading level mass deviation frequency acidity concentration elevation capacity consumption dose score average slope rate growth latitude longitude brightness purity moisture output".split(),
+    "money": "sum pay earnings bill rate gain loss subsidy donation grant sales turnover bonus bid offer allowance commission reserve".split(),
+    "date": "day time moment".split(),
+    "cat": "rating result outcome state variant finish form rank sort breed theme topic subject language sector department unit position origin surface mood risk quality pattern texture mark gender team".split(),
+    "text": "heading caption text story summary slogan symbol number identifier signature id card badge theme model message inscription website username".split(),
+    "person": "leader chief contact holder agent witness winner opponent partner trainer nurse clerk judge pilot painter speaker tenant seller buyer assistant mechanic doctor founder".split(),
+    "year": "year season vintage".split(), "city": "location place hometown birthplace destination origin headquarters base venue port village".split(),
+    "country": "nation origin citizenship market land".split(), "pct": "rate ratio discount margin growth".split(),
+}
+# Units that end a column's name; a person mostly leaves them out.
+UNIT_WORDS = {"real": "cm m km mm kg g lb l ml ft mi c kw mb gb bar pct tons".split(), "int": "min hours days sec km kg m watts kcal pcs m2 mb years".split(), "money": "usd eur gbp dollars euros cents".split()}
 DATE_WORDS = "start end created updated due opening closing arrival departure issue expiry signup launch delivery release purchase visit birth hire review shipping audit repair inspection".split()
 BOOL_WORDS = "active paid verified available approved archived completed returned featured public locked urgent certified insured enabled deleted premium refundable vegan indoor".split()
 CATEGORY_WORDS = """new used pending active closed open draft final basic premium gold silver bronze small medium large low normal high urgent red green blue black white yellow
@@ -113,7 +202,9 @@ UNITS = {"price": ["dollars", "euros", "$", "€"], "cost": ["dollars", "euros",
          "minutes": ["minutes"], "age": ["years", "years old"], "pages": ["pages"], "speed": ["km/h", "mph"], "area": ["square meters", "m2", "hectares"], "capacity": ["people", "seats", "liters"], "temperature": ["degrees"], "depth": ["meters", "m"]}
 # Verbs that join two entities; drawn at random so that the model learns to read past them.
 VERBS = """placed made ordered bought have had own owned wrote written received sent joined attended visited used created submitted booked rented borrowed signed completed requested performed played
-taught led managed filed posted uploaded published reviewed purchased sold delivered handled held ran hosted sponsored""".split()
+taught led managed filed posted uploaded published reviewed purchased sold delivered handled held ran hosted sponsored
+found caught built repaired painted cleaned served recorded hired won lost paid produced cooked tested inspected planned organized watched read tried chosen picked shipped rejected approved opened closed started joined followed carried
+cancelled returned reported measured driven flown seen met called contacted mentioned supplied collected designed gathered graded checked examined finished entered shared translated edited presented given brought set adopted trained""".split()
 ABBREVIATIONS = {"quantity": "qty", "amount": "amt", "number": "num", "department": "dept", "employee": "emp", "customer": "cust", "address": "addr", "description": "descr", "category": "cat", "manager": "mgr", "product": "prod",
                  "transaction": "txn", "average": "avg", "maximum": "max", "minimum": "min", "account": "acct", "organization": "org", "percent": "pct", "reference": "ref", "telephone": "tel", "position": "pos", "temperature": "temp",
                  "information": "info", "document": "doc", "message": "msg", "image": "img", "year": "yr", "supplier": "supp", "order": "ord", "item": "itm", "date": "dt", "price": "prc", "invoice": "inv", "balance": "bal"}

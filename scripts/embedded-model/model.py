@@ -72,23 +72,31 @@ def rope(x, cos, sin):
     return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
 
 
+def project(x, w):
+    # w [out, in], or (w, a [r, in], b [out, r]): with a LoRA, its scale in b
+    if isinstance(w, tuple):
+        return F.linear(x, w[0]) + F.linear(F.linear(x, w[1]), w[2])
+    return F.linear(x, w)
+
+
 def layer(x, cos, sin, attend, mask, cfg: Config, n_in, n_post, n_pre, n_ff, n_q, n_k, wq, wk, wv, wo, wg, wu, wd):
     B, T, _ = x.shape
     h = rms_norm(x, n_in)
-    q = F.linear(h, wq).view(B, T, -1, cfg.head_dim).transpose(1, 2)
-    k = F.linear(h, wk).view(B, T, -1, cfg.head_dim).transpose(1, 2)
-    v = F.linear(h, wv).view(B, T, -1, cfg.head_dim).transpose(1, 2)
+    q = project(h, wq).view(B, T, -1, cfg.head_dim).transpose(1, 2)
+    k = project(h, wk).view(B, T, -1, cfg.head_dim).transpose(1, 2)
+    v = project(h, wv).view(B, T, -1, cfg.head_dim).transpose(1, 2)
     q, k = rope(rms_norm(q, n_q), cos, sin), rope(rms_norm(k, n_k), cos, sin)
     a = attend(q, k, v, mask).transpose(1, 2).reshape(B, T, -1)
-    x = x + rms_norm(F.linear(a, wo), n_post)
+    x = x + rms_norm(project(a, wo), n_post)
     h = rms_norm(x, n_pre)
-    h = F.linear(F.gelu(F.linear(h, wg), approximate="tanh") * F.linear(h, wu), wd)
+    h = project(F.gelu(project(h, wg), approximate="tanh") * project(h, wu), wd)
     return x + rms_norm(h, n_ff)
 
 
 def head_loss(x, norm, embed, targets, weights):
+    # x [n, hidden]; targets, weights [n]
     logits = F.linear(rms_norm(x, norm), embed).float()
-    return (F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1), reduction="none") * weights.view(-1)).sum()
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
 
 
 class Rotary:
@@ -104,44 +112,37 @@ class Rotary:
         return cos[positions][:, None], sin[positions][:, None]
 
 
-def positions_of(ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """ids [B, T], every sample beginning with <bos> -> (document number, position in the document), both [B, T]."""
-    start = ids == 2
-    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    first = torch.where(start, index, 0).cummax(1).values
-    return start.cumsum(1), index - first
+def sees(gq, gk):
+    """Whether a token of group gq (document * 32 + branch) may look at one of group gk: of the same document, its common beginning or the same branch."""
+    return (gq >> 5 == gk >> 5) & ((gk & 31 == 0) | (gq == gk))
 
 
-def flex_masks(cfg: Config, ids: torch.Tensor, make) -> tuple:
+def flex_masks(cfg: Config, groups: torch.Tensor, positions: torch.Tensor, make) -> tuple:
     """(global, sliding) block masks of packed rows; `make` is the compiled create_block_mask."""
-    doc, _ = positions_of(ids)
-
     def full(b, h, q, k):
-        return (q >= k) & (doc[b, q] == doc[b, k])
+        return (q >= k) & sees(groups[b, q], groups[b, k])
 
     def sliding(b, h, q, k):
-        return (q >= k) & (q - k < cfg.sliding_window) & (doc[b, q] == doc[b, k])
-    B, T = ids.shape
-    return make(full, B, None, T, T, device=ids.device), make(sliding, B, None, T, T, device=ids.device)
+        return (q >= k) & sees(groups[b, q], groups[b, k]) & (positions[b, q] - positions[b, k] < cfg.sliding_window)
+    B, T = groups.shape
+    return make(full, B, None, T, T, device=groups.device), make(sliding, B, None, T, T, device=groups.device)
 
 
-def dense_masks(cfg: Config, ids: torch.Tensor) -> tuple:
-    doc, _ = positions_of(ids)
-    i = torch.arange(ids.shape[1], device=ids.device)
-    full = (i[:, None] >= i) & (doc[:, :, None] == doc[:, None, :])
-    return full[:, None], (full & (i[:, None] - i < cfg.sliding_window))[:, None]
+def dense_masks(cfg: Config, groups: torch.Tensor, positions: torch.Tensor) -> tuple:
+    i = torch.arange(groups.shape[1], device=groups.device)
+    full = (i[:, None] >= i) & sees(groups[:, :, None], groups[:, None, :])
+    return full[:, None], (full & (positions[:, :, None] - positions[:, None, :] < cfg.sliding_window))[:, None]
 
 
 def attend_dense(q, k, v, mask):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
 
 
-def forward_hidden(cfg: Config, w: dict, rotary: Rotary, ids, masks, attend, run_layer):
-    _, pos = positions_of(ids)
+def forward_hidden(cfg: Config, w: dict, rotary: Rotary, ids, positions, masks, attend, run_layer):
     scale = torch.tensor(math.sqrt(cfg.hidden_size), dtype=torch.bfloat16, device=ids.device)
     x = F.embedding(ids, w["embed"]) * scale.to(w["embed"].dtype)
-    ropes = {g: rotary.at(pos, g) for g in (True, False)}
-    per_layer = [w[k].unbind(0) for k in [*cfg.norms(), *cfg.shapes()]]
+    ropes = {g: rotary.at(positions, g) for g in (True, False)}
+    per_layer = [list(zip(*(t.unbind(0) for t in w[k]))) if isinstance(w[k], tuple) else w[k].unbind(0) for k in [*cfg.norms(), *cfg.shapes()]]
     for i in range(cfg.num_hidden_layers):
         g = cfg.is_global(i)
         cos, sin = (t.to(x.dtype) for t in ropes[g])

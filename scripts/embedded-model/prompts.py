@@ -60,15 +60,24 @@ def _messages(system: str | None, *turns: str) -> list[dict]:
     return out + [{"role": "user" if i % 2 == 0 else "assistant", "content": t} for i, t in enumerate(turns)]
 
 
-def prompt(schema: Schema, question: str, rng: random.Random) -> tuple[str | None, str, str]:
-    """(system message, user message, form)."""
+def frame(schema: Schema, rng: random.Random, schema_first: bool = False) -> tuple[str | None, str, str]:
+    """(system message, user message with {question} in it, form)."""
     if rng.random() < 0.5:
         system = GUIDE_SYSTEM if rng.random() < 0.5 else rng.choice(SYSTEMS) if rng.random() < 0.2 else None
-        return system, GUIDE_USER.format(schema=schema.ddl, question=question), "guide" if system is None else "guide+system"
+        return system, GUIDE_USER.replace("{schema}", schema.ddl), "guide" if system is None else "guide+system"
     if rng.random() < 0.06:  # the schema as system message
-        return f"{rng.choice(SYSTEMS)}\n\n{schema.ddl}", question, "schema in system"
+        return f"{rng.choice(SYSTEMS)}\n\n{schema.ddl}", "{question}", "schema in system"
     system = rng.choice(SYSTEMS) if rng.random() < 0.25 else None
-    return system, rng.choice(FORMS).replace("{schema}", schema.ddl, 1).replace("{question}", question, 1), "plain"
+    form = rng.choice(FORMS)
+    while schema_first and form.index("{question}") < form.index("{schema}"):
+        form = rng.choice(FORMS)
+    return system, form.replace("{schema}", schema.ddl), "plain"
+
+
+def prompt(schema: Schema, question: str, rng: random.Random) -> tuple[str | None, str, str]:
+    """(system message, user message, form)."""
+    system, user, form = frame(schema, rng)
+    return system, user.replace("{question}", question), form
 
 
 def small_talk(rng: random.Random, split: str) -> Sample:
@@ -100,8 +109,14 @@ def small_talk(rng: random.Random, split: str) -> Sample:
 
 
 def refusal(rng: random.Random, split: str) -> Sample:
-    """A question about something that the schema lacks; the answer names it in the question's words."""
     schema = sample_schema(rng, split)
+    question, answer = refused(schema, rng, split)
+    system, user, form = prompt(schema, question, rng)
+    return Sample("refusal", _messages(system, user, answer), schema, [None], form)
+
+
+def refused(schema: Schema, rng: random.Random, split: str) -> tuple[str, str]:
+    """A question about something that the schema lacks; the answer names it in the question's words."""
     known = set()
     for t in schema.tables:
         known |= set(t.sing.split(" ")) | set(t.plur.split(" "))
@@ -137,8 +152,7 @@ def refusal(rng: random.Random, split: str) -> Sample:
         q = asker.pick(f"What is the {words} of {t.plur}?", f"{asker.lead()} the {words} of all {t.plur}", f"{asker.lead()} {t.plur} sorted by {words}", f"{asker.lead()} {t.plur} with {words} \x01{x}\x02", f"What is the average {words} of {t.plur}?", f"{asker.lead()} {t.plur} whose {words} is \x01{x}\x02",
                        f"Which {t.sing} has the highest {words}?", f"How many {t.plur} are there per {words}?", f"{asker.lead()} {t.plur} with {words} above {rng.randint(1, 99)}", f"Set the {words} of all {t.plur} to {x}", f"{asker.lead()} the {words} of each {t.sing}")
     q = q.replace(said, f"\x01{said}\x02")
-    system, user, form = prompt(schema, finish(q, rng), rng)
-    return Sample("refusal", _messages(system, user, f'The schema does not have "{said}".'), schema, [None], form)
+    return finish(q, rng), f'The schema does not have "{said}".'
 
 
 def follow_up(a: Ask, schema: Schema, rng: random.Random) -> Ask | None:
@@ -263,6 +277,54 @@ def single(rng: random.Random, split: str, dialect: str = "sqlite") -> Sample:
     return Sample(a.kind, _messages(system, user, to_sql(a.statement, dialect)), schema, [a.statement], form)
 
 
+def several(rng: random.Random, split: str) -> list[Sample]:
+    """Questions that share a schema and the words before the question; in training they share its tokens too."""
+    schema = sample_schema(rng, split)
+    system, user, form = frame(schema, rng, schema_first=True)
+    out, asked = [], set()
+    for _ in range(rng.randint(3, 5) if len(schema.tables) == 1 else rng.randint(4, 8)):
+        if rng.random() < 0.035:
+            question, answer = refused(schema, rng, split)
+            statement, kind = None, "refusal"
+        else:
+            a = ask(rng, schema)
+            question, statement, kind = finish(a.question, rng), a.statement, a.kind
+            answer = to_sql(statement)
+        if question not in asked:
+            asked.add(question)
+            out.append(Sample(kind, _messages(system, user.replace("{question}", question), answer), schema, [statement], form))
+    return out
+
+
+def group(rng: random.Random, split: str = "train") -> list[Sample]:
+    """What training draws: one sample, or several over one schema."""
+    r = rng.random()
+    if r < 0.5:
+        return several(rng, split)
+    if r < 0.7:
+        return [single(rng, split)]
+    if r < 0.9:
+        return [conversation(rng, split)]
+    return [refusal(rng, split) if r < 0.92 else small_talk(rng, split)]
+
+
+def dialect(rng: random.Random, split: str) -> list[Sample]:
+    """The task of the adapter sql-postgres: questions over one schema, most of them such that PostgreSQL's text differs from SQLite's."""
+    schema = sample_schema(rng, split)
+    while len(schema.tables) > 2 and rng.random() < 0.8:  # what differs lies in the answer: small schemas teach it as well
+        schema = sample_schema(rng, split)
+    system, user, form = frame(schema, rng, schema_first=True)
+    out = []
+    for _ in range(80):
+        a = ask(rng, schema)
+        if to_sql(a.statement, "postgres") == to_sql(a.statement) and rng.random() < 0.96:
+            continue
+        out.append(Sample(a.kind, _messages(system, user.replace("{question}", finish(a.question, rng)), to_sql(a.statement, "postgres")), schema, [a.statement], form))
+        if len(out) == 4:
+            break
+    return list({s.messages[-2]["content"]: s for s in out}.values()) or dialect(rng, split)
+
+
 def explanation(rng: random.Random, split: str) -> Sample:
     """The task of the adapter sql-explain."""
     schema = sample_schema(rng, split)
@@ -274,7 +336,7 @@ def explanation(rng: random.Random, split: str) -> Sample:
         sql = sql.rstrip(";")
     form = rng.choice(["Explain this query:\n{sql}", "Explain: {sql}", "What does this query do?\n\n{sql}", "{sql}", "Explain the SQL:\n```sql\n{sql}\n```", "Describe in words: {sql}", "What does {sql} return?", "Explain this SQL statement.\n{sql}", "explain {sql}", "{sql}\n\nWhat does it do?", "In plain English, please:\n{sql}"])
     user = form.format(sql=sql)
-    if rng.random() < 0.3:
+    if rng.random() < (0.3 if split == "test" else 0.1):
         user = f"{schema.ddl}\n\n{user}"
     return Sample("explain", _messages(None, user, text), schema, [a.statement])
 

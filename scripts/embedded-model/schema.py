@@ -171,11 +171,15 @@ PIECES: list[str] = []  # lower-case entries of the tokenizer (data.py sets them
 
 
 def pseudo_word(rng: random.Random, n: int | None = None) -> str:
-    """A word that no list holds: syllables, English-looking parts, or random pieces of the tokenizer."""
+    """A word that no list holds: syllables, English-looking parts, a word gone wrong, or random pieces of the tokenizer."""
     r = rng.random()
-    if r < 0.3 and PIECES:
+    if r < 0.16:  # a list's word with another beginning, middle or end
+        w, i = rng.choice(lx.NOUNS), rng.randint(0, 3)
+        part = rng.choice(PIECES) if PIECES and rng.random() < 0.4 else rng.choice(SYL_A)
+        return part + w[i:] if i < 2 else w[:-i] + part + rng.choice(["", "e", "s", "a"]) if rng.random() < 0.6 else w[:i] + part + w[i + 1:]
+    if r < 0.4 and PIECES:
         return "".join(rng.choice(PIECES) for _ in range(rng.choice([1, 2, 2, 3])))
-    if r < 0.65:
+    if r < 0.7:
         return (rng.choice(lx.PREFIXES) if rng.random() < 0.4 else "") + rng.choice(lx.ROOTS) + (rng.choice(lx.ROOTS) if rng.random() < 0.25 else "") + rng.choice(lx.SUFFIXES) + (rng.choice(lx.SUFFIXES) if rng.random() < 0.2 else "")
     return "".join(rng.choice(SYL_A) + rng.choice(SYL_V) + (rng.choice(SYL_E) if i or rng.random() < 0.5 else "") for i in range(n or rng.choice([1, 2, 2, 3])))
 
@@ -201,6 +205,19 @@ def kin(word: str, rng: random.Random) -> str:
     return (stem if len(stem) > 2 else word) + rng.choice(["er", "ed", "ing", "ist", "ion", "s", "al", "ment", "age", "et", ""])
 
 
+def shared_words(rng: random.Random) -> str:
+    """What the names of a schema's tables have in common: "escape" of escape_room and escape_group."""
+    return rng.choice([rng.choice(lx.NOUNS), rng.choice(lx.NOUNS), pseudo_word(rng), rng.choice(lx.ADJ)])
+
+
+def like_table(common: str, rng: random.Random) -> str:
+    """A table's name that begins with `common`."""
+    r = rng.random()
+    if r < 0.6:
+        return f"{common} {rng.choice(lx.NOUNS) if rng.random() < 0.75 else pseudo_word(rng)}"
+    return kin(common, rng) if r < 0.8 else f"{kin(common, rng)} {rng.choice(lx.NOUNS)}" if r < 0.9 else common
+
+
 def invented_column(rng: random.Random, split: str) -> Column:
     while True:
         c = _invented_column(rng)
@@ -213,7 +230,7 @@ def _invented_column(rng: random.Random) -> Column:
     modifier = words_for(rng) if rng.random() < 0.7 else rng.choice(lx.NOUNS)
     values: list[str] = []
     if kind == "bool":
-        words = rng.choice([f"is {rng.choice(lx.BOOL_WORDS)}", f"has {rng.choice(lx.NOUNS)}", rng.choice(lx.BOOL_WORDS), f"is {rng.choice(lx.ADJ)}"])
+        words = rng.choice([f"is {rng.choice(lx.BOOL_WORDS)}", f"has {rng.choice(lx.NOUNS)}", rng.choice(lx.BOOL_WORDS), f"is {rng.choice(lx.ADJ)}", rng.choice(lx.PARTICIPLES), rng.choice(lx.ADJ)])
     elif kind == "date":
         words = rng.choice([f"{rng.choice(lx.DATE_WORDS)} date", f"{modifier} date", f"{rng.choice(lx.PARTICIPLES)} {rng.choice(['on', 'on', 'at', 'date', 'day'])}", rng.choice(lx.PARTICIPLES), f"{rng.choice(lx.NOUNS)} day"])
     elif kind == "year" and rng.random() < 0.6:
@@ -223,10 +240,12 @@ def _invented_column(rng: random.Random) -> Column:
     elif kind == "words":
         words = modifier
     else:
-        head = rng.choice(lx.HEADS[kind])
+        head = rng.choice(lx.HEADS[kind] if rng.random() < 0.6 else lx.MORE_HEADS[kind])
         words = head if rng.random() < 0.2 else f"{modifier} {head}"
         if kind in ("int", "real", "money", "text", "cat") and rng.random() < 0.25:
             words = modifier
+    if kind in lx.UNIT_WORDS and rng.random() < 0.14 and kind != "bool":
+        words = f"{words} {rng.choice(lx.UNIT_WORDS[kind])}"
     if kind == "cat":
         n = rng.randint(2, 5)
         values = rng.sample(lx.CATEGORY_WORDS, n) if rng.random() < 0.6 else [pseudo_word(rng) if rng.random() < 0.5 else rng.choice(lx.NOUNS) for _ in range(n)]
@@ -235,20 +254,28 @@ def _invented_column(rng: random.Random) -> Column:
     return Column(words, kind, values)
 
 
-def invented_table(rng: random.Random, split: str) -> Table:
+def invented_table(rng: random.Random, split: str, common: str | None = None) -> Table:
     """A table whose name, plural and key are of this split."""
     while True:
-        t = Table(words_for(rng))
+        t = Table(like_table(common, rng) if common else words_for(rng))
         if all(allowed(norm(n), split) for n in (t.sing, t.plur, t.sing + " id")):
             return t
 
 
+def label_words(t: Table, rng: random.Random) -> str:
+    """What a row of a table is called by: "name", "wheel label", "keeper name", now and then a word of its own."""
+    head = rng.choice(["name", "name", "title", "label", "nickname", "username", "theme", "model"])
+    own = rng.choice([t.sing, t.sing.split(" ")[-1], t.sing.split(" ")[0], kin(t.sing.split(" ")[-1], rng), rng.choice(lx.NOUNS)])
+    return rng.choice(["name", "name", "name", "title", head, "full name", f"{own} {head}", f"{own} {head}", f"{own} {head}", f"{own} {rng.choice(['tag', 'heading', 'text', 'caption'])}", words_for(rng)])
+
+
 def invented_tables(rng: random.Random, n: int, split: str) -> list[Table]:
-    tables = []
+    tables: list[Table] = []
+    common = shared_words(rng) if n > 1 and rng.random() < 0.35 else None
     for _ in range(n):
-        t = invented_table(rng, split)
-        if rng.random() < 0.7:
-            label = rng.choice(["name", "name", "title", "label", "full name", f"{t.sing} name"]) if split == "train" else f"{words_for(rng)} name"
+        t = invented_table(rng, split, common if rng.random() < 0.75 else None)
+        if rng.random() < 0.75:
+            label = label_words(t, rng) if split == "train" else f"{words_for(rng)} name"
             if allowed(norm(label), split):
                 t.columns.append(Column(label, rng.choice(["text", "text", "person"])))
         t.columns += [invented_column(rng, split) for _ in range(rng.randint(2, 6))]
@@ -303,9 +330,10 @@ def domain_tables(rng: random.Random, domain: list, n: int, split: str) -> list[
 
 def rename(tables: list[Table], rng: random.Random, split: str) -> None:
     """Gives tables and some columns invented names; keys follow their tables, kinds and values stay."""
+    common = shared_words(rng) if len(tables) > 1 and rng.random() < 0.35 else None
     for t in tables:
-        if rng.random() < 0.7:
-            t.sing = invented_table(rng, split).sing
+        if rng.random() < (0.85 if common else 0.7):
+            t.sing = invented_table(rng, split, common).sing
         for c in t.columns:
             if c.kind not in ("fk", "bool", "date", "city", "country") and rng.random() < 0.5:
                 words = words_for(rng) if rng.random() < 0.4 else f"{words_for(rng)} {c.head}"
@@ -342,8 +370,8 @@ def name_schema(schema: Schema, rng: random.Random, split: str) -> bool:
         prefix = abbreviate = False
     for t in schema.tables:
         t.ident = spell(t.plur if plural_tables else t.sing, table_style)
-        if rng.random() < 0.004 and split == "train":
-            t.ident = "tbl_" + t.ident
+        if split == "train" and rng.random() < 0.03:
+            t.ident = "tbl_" + t.ident if rng.random() < 0.15 else spell(f"{t.sing} {rng.choice(['data', 'info', 'table', 'master', 'records', 'details', 'entries'])}", table_style)
         t.columns = [c for c in t.columns if c.kind != "id"]
         if pk_style != "none":
             word = "id" if pk_style in ("id", "table_id") else pk_style
@@ -420,7 +448,7 @@ def render_ddl(schema: Schema, rng: random.Random) -> str:
 def sample_schema(rng: random.Random, split: str) -> Schema:
     pool = TRAIN_DOMAINS if split == "train" else TEST_DOMAINS
     while True:
-        n = rng.choices([1, 2, 3, 4], [22, 30, 31, 17])[0]
+        n = rng.choices([1, 2, 3, 4], [15, 30, 36, 19] if split == "train" else [22, 30, 31, 17])[0]
         if rng.random() < (0.5 if split == "train" else 0.2):
             tables = invented_tables(rng, n, split)
         else:

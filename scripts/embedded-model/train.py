@@ -23,6 +23,9 @@ from data import Stream
 from model import Config, Rotary, attend_dense, dense_masks, flex_masks, forward_hidden, head_loss, init_weights, layer
 
 
+BATCH_TYPES = (torch.long, torch.int32, torch.long, torch.long, torch.long, torch.float32)
+
+
 def newton_schulz(g: torch.Tensor) -> torch.Tensor:
     """Nearest semi-orthogonal matrix of each g [n, out, in], five steps of the quintic iteration (Muon)."""
     a, b, c = 3.4445, -4.7750, 2.0315
@@ -60,25 +63,18 @@ class Trainer:
         if self.cuda:
             from torch.nn.attention.flex_attention import create_block_mask, flex_attention
             make = torch.compile(create_block_mask)
-            self.masks = lambda ids: flex_masks(self.cfg, ids, make)
+            self.masks = lambda groups, positions: flex_masks(self.cfg, groups, positions, make)
             self.attend = lambda q, k, v, mask: flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
         else:
-            self.masks, self.attend = lambda ids: dense_masks(self.cfg, ids), attend_dense
+            self.masks, self.attend = lambda groups, positions: dense_masks(self.cfg, groups, positions), attend_dense
 
-    def loss(self, work, ids, weights):
-        """Mean loss over answer tokens (plus `prompt_weight` of the others)."""
-        x = forward_hidden(self.cfg, work, self.rotary, ids, self.masks(ids), self.attend, self.run_layer)
-        targets, tw = ids.roll(-1, 1), weights.roll(-1, 1)
-        tw[:, -1] = 0
-        answer = tw == 1
-        full = torch.where(answer, 1.0, self.prompt_weight * ((targets > 2) & (ids > 0)).float())
-        n = answer.sum()
-        return self.head(x, work["norm"], work["embed"], targets, full) / n, n
+    def loss(self, work, ids, groups, positions, where, targets, weights):
+        """Mean loss over answer tokens."""
+        x = forward_hidden(self.cfg, work, self.rotary, ids, positions, self.masks(groups, positions), self.attend, self.run_layer)
+        return self.head(x.flatten(0, 1)[where], work["norm"], work["embed"], targets, weights) / weights.sum()
 
     def batch(self, stream):
-        ids, weights = stream.next()
-        to = lambda a: torch.from_numpy(a).to(self.device, non_blocking=True)
-        return to(ids).long(), to(weights)
+        return [torch.from_numpy(a).to(self.device, non_blocking=True).to(t) for a, t in zip(stream.next(), BATCH_TYPES)]
 
     def sync_work(self, quantised: bool):
         with torch.no_grad():
@@ -104,11 +100,10 @@ class Trainer:
             if progress >= 1 or (a.steps and step >= a.steps):
                 break
             scale = min(1.0, (step + 1) / a.warmup) * min(1.0, max(0.0, 1 - progress) / a.decay)
-            self.prompt_weight = a.prompt_weight if progress < 0.5 else 0.0
             quantised = progress >= a.nf4_from or step < 2 or a.nf4_from == 0
             self.sync_work(quantised)
-            ids, weights = self.batch(stream)
-            loss, n = self.loss(self.work, ids, weights)
+            ids, *rest = self.batch(stream)
+            loss = self.loss(self.work, ids, *rest)
             loss.backward()
             with torch.no_grad():
                 for k in self.linears:
@@ -144,8 +139,9 @@ class Trainer:
         for k, (out, inp) in self.cfg.shapes().items():
             lora[k + ".a"] = ((torch.rand(n, r, inp, device=self.device) * 2 - 1) / math.sqrt(inp)).requires_grad_(True)
             lora[k + ".b"] = torch.zeros(n, out, r, device=self.device, requires_grad=True)
+        if a.adapter:
+            lora = {k: v.to(self.device).float().requires_grad_(True) for k, v in load_adapter(a.adapter, lora, n).items()}
         opt = torch.optim.AdamW(list(lora.values()), lr=a.lora_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=self.cuda)
-        self.prompt_weight = 0.0
         log, run, step, seen, t0 = [], [], 0, 0, None
         while True:
             if step == 5:
@@ -157,9 +153,9 @@ class Trainer:
             opt.param_groups[0]["lr"] = a.lora_lr * scale
             work = dict(self.work)
             for k in self.linears:
-                work[k] = (fixed[k].float() + (a.alpha / r) * (lora[k + ".b"] @ lora[k + ".a"])).to(torch.bfloat16)
-            ids, weights = self.batch(stream)
-            loss, _ = self.loss(work, ids, weights)
+                work[k] = (fixed[k], lora[k + ".a"].to(torch.bfloat16), (lora[k + ".b"] * (a.alpha / r)).to(torch.bfloat16))
+            ids, *rest = self.batch(stream)
+            loss = self.loss(work, ids, *rest)
             opt.zero_grad(set_to_none=True)
             loss.backward()
             opt.step()
@@ -186,12 +182,12 @@ def load_master(path: Path, device) -> dict[str, torch.Tensor]:
     return out
 
 
-def save_master(master: dict, path: Path) -> None:
-    """bf16, in files under 15 MiB; a stack too large for one file is impossible at this model's size."""
+def save_master(master: dict, path: Path, dtype=torch.bfloat16) -> None:
+    """In files of about 15 MiB; a stack too large for one file is impossible at this model's size."""
     part, size, i = {}, 0, 0
     for k, v in master.items():
-        t = v.detach().to(torch.bfloat16).cpu().contiguous()
-        n = t.numel() * 2
+        t = v.detach().to(dtype).cpu().contiguous()
+        n = t.numel() * t.itemsize
         if part and size + n > 15.5 * 2**20:
             save_file(part, path / f"master-{i}.safetensors")
             part, size, i = {}, 0, i + 1
@@ -217,11 +213,19 @@ def save_adapter(lora: dict, path: Path, name: str, rank: int, alpha: float) -> 
     (out / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def load_adapter(path: Path, like: dict, n_layers: int) -> dict:
+    """What save_adapter wrote, stacked again."""
+    raw = load_file(path / "adapter_model.safetensors")
+    name = lambda k, i: f"base_model.model.model.layers.{i}.{k.rsplit('.', 1)[0]}.lora_{k[-1].upper()}.weight"
+    return {k: torch.stack([raw[name(k, i)] for i in range(n_layers)]) for k in like}
+
+
 def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--tokenizer", required=True)
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--init", help="directory to go on from: master-*.safetensors or an exported model.safetensors")
+    p.add_argument("--adapter", type=Path, help="directory of an adapter to go on from")
     p.add_argument("--task", default="sql", choices=["sql", "sql-explain", "sql-postgres"])
     p.add_argument("--minutes", type=float, default=7)
     p.add_argument("--steps", type=int, default=0, help="stop after so many steps; 0: by time alone")
@@ -234,7 +238,6 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--wd", type=float, default=0.05)
     p.add_argument("--warmup", type=int, default=100)
     p.add_argument("--decay", type=float, default=0.6, help="share of the time over which the rate falls to zero")
-    p.add_argument("--prompt-weight", type=float, default=0.1, help="loss weight of prompt tokens in the first half")
     p.add_argument("--nf4-from", type=float, default=0.5)
     p.add_argument("--rank", type=int, default=6)
     p.add_argument("--alpha", type=float, default=12)
@@ -253,7 +256,7 @@ def main() -> None:
     trainer = Trainer(args)
     if args.task == "sql":
         log = trainer.train_base(stream)
-        save_master(trainer.master, args.out)
+        save_master(trainer.master, args.out, torch.float32)
     else:
         log = trainer.train_adapter(stream)
         save_adapter(trainer.lora, args.out, args.task, args.rank, args.alpha)
