@@ -84,6 +84,23 @@ namespace {
 constexpr int64_t kColumns = 512;  // outputs of one piece of expanding work
 constexpr int kRunTokens = 48;      // tokens of one piece of shrinking work
 
+/// a * b + c, rounded once where the processor can: left to the compiler, N tokens may be contracted otherwise than one.
+inline f32x16 multiply_add(f32x16 a, f32x16 b, f32x16 c) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  __m256 x[2], y[2], z[2];
+  std::memcpy(x, &a, 64);
+  std::memcpy(y, &b, 64);
+  std::memcpy(z, &c, 64);
+  for (int i = 0; i < 2; i++) z[i] = _mm256_fmadd_ps(x[i], y[i], z[i]);
+  std::memcpy(&c, z, 64);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+
 /// N tokens share the loads of B. Each token's sum runs over the ranks in order.
 template <int N>
 void expand_tokens(Tensor out, const float* h, const LoraCpu& w, int64_t column, int64_t begin, int64_t end) {
@@ -92,11 +109,11 @@ void expand_tokens(Tensor out, const float* h, const LoraCpu& w, int64_t column,
     for (int i = 0; i < N; i++) sum[i] = f32x16{};
     for (int r = 0; r < w.rank; r++) {
       const f32x16 b = load_act(w.b.data(), w.dtype, r * w.n_out + c);
-      for (int i = 0; i < N; i++) sum[i] += b * h[i * w.padded_rank + r];
+      for (int i = 0; i < N; i++) sum[i] = multiply_add(b, splat(h[i * w.padded_rank + r]), sum[i]);
     }
     for (int i = 0; i < N; i++) {
       float* to = out.f32(i) + column + c;
-      f32x16 y = load(to) + sum[i] * w.scale;
+      f32x16 y = multiply_add(sum[i], splat(w.scale), load(to));
       if (!w.column_scale.empty()) y *= load(w.column_scale.data() + c);
       store(to, y);
     }
