@@ -1,12 +1,12 @@
 // `lorikeet adapters list|show|add|promote|rollback|remove`: a client of /admin/adapters of a server that runs.
 
-import { createReadStream, existsSync } from 'node:fs'
-import { randomBytes } from 'node:crypto'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ADAPTER_FILES } from '../../adapters/manifest.js'
 import { clientApiKey } from '../config.js'
 import { UsageError } from '../settings.js'
+import { ServerClient } from './server-client.js'
 
 const USAGE = `Usage: lorikeet adapters list                       [--server URL] [--api-key KEY]
        lorikeet adapters show NAME
@@ -25,6 +25,7 @@ const OPTIONS = {
 } as const
 
 const SHORT_VERSION = 12
+const ROUTE = '/admin/adapters'
 
 interface VersionCard {
   readonly version: string
@@ -49,17 +50,17 @@ export async function adapters(args: readonly string[]): Promise<number> {
   const { values, positionals } = parse(args)
   const [action, ...rest] = positionals
   if (values.help || action === undefined) return print(USAGE)
-  const client = new AdminClient(values.server, clientApiKey(values['api-key']))
-  const name = rest[0] === undefined ? '' : `/${encodeURIComponent(rest[0])}`
+  const client = new ServerClient(values.server, clientApiKey(values['api-key']))
+  const name = rest[0] === undefined ? ROUTE : `${ROUTE}/${encodeURIComponent(rest[0])}`
   switch (`${action}/${rest.length}`) {
-    case 'list/0': return print(adapterTable(((await client.call('GET', '')) as { data: AdapterCard[] }).data))
-    case 'show/1': return print(versionTable((await client.call('GET', name)) as AdapterCard))
-    case 'add/2': return print(added((await client.upload(rest[0]!, rest[1]!, !values['no-promote'])) as VersionCard, rest[0]!))
-    case 'promote/2': return print(versionTable((await client.call('POST', `${name}/promote`, { version: rest[1] })) as AdapterCard))
-    case 'rollback/1': return print(versionTable((await client.call('POST', `${name}/rollback`)) as AdapterCard))
-    case 'remove/1': return client.call('DELETE', name).then(() => print(`removed ${rest[0]}`))
+    case 'list/0': return print(adapterTable((await client.json<{ data: AdapterCard[] }>('GET', ROUTE)).data))
+    case 'show/1': return print(versionTable(await client.json<AdapterCard>('GET', name)))
+    case 'add/2': return print(added(await upload(client, rest[0]!, rest[1]!, !values['no-promote']), rest[0]!))
+    case 'promote/2': return print(versionTable(await client.json<AdapterCard>('POST', `${name}/promote`, { version: rest[1] })))
+    case 'rollback/1': return print(versionTable(await client.json<AdapterCard>('POST', `${name}/rollback`)))
+    case 'remove/1': return client.json('DELETE', name).then(() => print(`removed ${rest[0]}`))
     case 'remove/2':
-      await client.call('DELETE', `${name}/versions/${encodeURIComponent(rest[1]!)}`)
+      await client.json('DELETE', `${name}/versions/${encodeURIComponent(rest[1]!)}`)
       return print(`removed version ${rest[1]} of ${rest[0]}`)
     default: throw new UsageError(`"${positionals.join(' ')}" is not an action with its arguments`)
   }
@@ -73,61 +74,11 @@ function parse(args: readonly string[]) {
   }
 }
 
-class AdminClient {
-  readonly #base: URL
-  readonly #headers: Record<string, string>
-
-  constructor(server: string, apiKey: string | undefined) {
-    if (!URL.canParse(server)) throw new UsageError(`--server expects a URL like http://127.0.0.1:8000, not "${server}"`)
-    this.#base = new URL(server)
-    this.#headers = apiKey === undefined ? {} : { authorization: `Bearer ${apiKey}` }
-  }
-
-  /** @throws UsageError when the server does not answer, or refuses */
-  call(method: string, path: string, body?: object): Promise<unknown> {
-    const json = body === undefined ? {} : { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }
-    return this.#send(path, { method, ...json })
-  }
-
-  /** Streams the two files: an adapter need not fit in memory. */
-  upload(name: string, folder: string, promote: boolean): Promise<unknown> {
-    for (const file of ADAPTER_FILES) if (!existsSync(join(folder, file))) throw new UsageError(`${folder} holds no ${file}`)
-    const boundary = `lorikeet-${randomBytes(12).toString('hex')}`
-    const init = { method: 'POST', body: formOf({ name, promote: String(promote) }, folder, boundary), duplex: 'half' }
-    return this.#send('', { ...init, headers: { 'content-type': `multipart/form-data; boundary=${boundary}` } } as unknown as RequestInit)
-  }
-
-  async #send(path: string, init: RequestInit): Promise<unknown> {
-    const url = new URL(`/admin/adapters${path}`, this.#base)
-    const headers = { ...this.#headers, ...(init.headers as Record<string, string>) }
-    const response = await fetch(url, { ...init, headers }).catch((error: Error) => {
-      throw new UsageError(`${this.#base.origin} does not answer: ${(error.cause as Error | undefined)?.message ?? error.message}`)
-    })
-    const text = await response.text()
-    if (response.ok) return JSON.parse(text)
-    throw new UsageError(`${this.#base.origin} answered ${response.status}: ${messageOf(text)}`)
-  }
-}
-
-async function* formOf(fields: Record<string, string>, folder: string, boundary: string): AsyncGenerator<Uint8Array> {
-  for (const [field, value] of Object.entries(fields)) {
-    yield Buffer.from(`--${boundary}\r\ncontent-disposition: form-data; name="${field}"\r\n\r\n${value}\r\n`)
-  }
-  for (const file of ADAPTER_FILES) {
-    yield Buffer.from(`--${boundary}\r\ncontent-disposition: form-data; name="${file}"; filename="${file}"\r\n` +
-      'content-type: application/octet-stream\r\n\r\n')
-    yield* createReadStream(join(folder, file), { highWaterMark: 1 << 20 })
-    yield Buffer.from('\r\n')
-  }
-  yield Buffer.from(`--${boundary}--\r\n`)
-}
-
-function messageOf(text: string): string {
-  try {
-    return (JSON.parse(text) as { error: { message: string } }).error.message
-  } catch {
-    return text.slice(0, 200)
-  }
+/** @throws UsageError when the folder lacks one of PEFT's two files */
+function upload(client: ServerClient, name: string, folder: string, promote: boolean): Promise<VersionCard> {
+  for (const file of ADAPTER_FILES) if (!existsSync(join(folder, file))) throw new UsageError(`${folder} holds no ${file}`)
+  const files = ADAPTER_FILES.map((file) => ({ name: file, path: join(folder, file), filename: file }))
+  return client.form(ROUTE, [{ name: 'name', value: name }, { name: 'promote', value: String(promote) }, ...files])
 }
 
 function added({ version, rank, bytes, warnings, current }: VersionCard, name: string): string {

@@ -3,6 +3,7 @@
 import type { ChatMessage, Engine, SamplingParams } from '../../engine/api.js'
 import { newId } from '../request-scope.js'
 import { UsageError } from '../settings.js'
+import { ServerClient, sentEvents } from './server-client.js'
 
 export interface TalkOptions {
   readonly sampling: Pick<SamplingParams, 'temperature' | 'seed'>
@@ -53,73 +54,36 @@ export interface ServerAddress {
 
 export class ServerTalk implements Talk {
   readonly model: string
-  readonly #address: ServerAddress
+  readonly #server: ServerClient
   readonly #options: TalkOptions
 
-  private constructor(address: ServerAddress, model: string, options: TalkOptions) {
-    this.#address = address
+  private constructor(server: ServerClient, model: string, options: TalkOptions) {
+    this.#server = server
     this.model = model
     this.#options = options
   }
 
   /** @throws UsageError when nothing useful answers there. */
   static async connect(address: ServerAddress, options: TalkOptions): Promise<ServerTalk> {
-    if (address.model !== '') return new ServerTalk(address, address.model, options)
-    const response = await request(address, '/v1/models')
-    const list = (await response.json()) as { data: Array<{ id: string }> }
-    const [first] = list.data
+    const server = new ServerClient(address.url, address.apiKey)
+    if (address.model !== '') return new ServerTalk(server, address.model, options)
+    const { data: [first] } = await server.json<{ data: Array<{ id: string }> }>('GET', '/v1/models')
     if (first === undefined) throw new UsageError(`${address.url} lists no model`)
-    return new ServerTalk(address, first.id, options)
+    return new ServerTalk(server, first.id, options)
   }
 
   async *answer(messages: readonly ChatMessage[], signal: AbortSignal): AsyncGenerator<string> {
     const { sampling, maxTokens } = this.#options
     const body = { model: this.model, messages, stream: true, ...sampling, ...(maxTokens !== undefined && { max_tokens: maxTokens }) }
     try {
-      const response = await request(this.#address, '/v1/chat/completions', body, signal)
-      for await (const data of events(response)) yield contentOf(data)
+      const response = await this.#server.send('POST', '/v1/chat/completions', body, signal)
+      for await (const data of sentEvents(response)) yield contentOf(data)
     } catch (error) {
       if (!signal.aborted) throw error
     }
   }
 
   async close(): Promise<void> {}
-}
-
-/** @throws UsageError when the server cannot be reached or refuses. */
-async function request({ url, apiKey }: ServerAddress, path: string, body?: object, signal?: AbortSignal): Promise<Response> {
-  const response = await fetch(new URL(path, url), {
-    headers: { ...(body && { 'content-type': 'application/json' }), ...(apiKey !== undefined && { authorization: `Bearer ${apiKey}` }) },
-    ...(body && { method: 'POST', body: JSON.stringify(body) }),
-    ...(signal && { signal }),
-  }).catch((error: Error) => {
-    if (signal?.aborted === true) throw error
-    throw new UsageError(`${url} does not answer: ${(error.cause as Error | undefined)?.message ?? error.message}`)
-  })
-  if (response.ok) return response
-  const text = await response.text()
-  throw new UsageError(`${url} answered ${response.status}: ${messageOf(text)}`)
-}
-
-function messageOf(text: string): string {
-  try {
-    return (JSON.parse(text) as { error: { message: string } }).error.message
-  } catch {
-    return text.slice(0, 200)
-  }
-}
-
-/** The data of each server-sent event up to [DONE]. */
-async function* events(response: Response): AsyncGenerator<string> {
-  let rest = ''
-  for await (const text of response.body!.pipeThrough(new TextDecoderStream())) {
-    const lines = (rest + text).split('\n')
-    rest = lines.pop()!
-    for (const line of lines) {
-      if (line === 'data: [DONE]') return
-      if (line.startsWith('data: ')) yield line.slice('data: '.length)
-    }
-  }
 }
 
 function contentOf(data: string): string {
