@@ -87,7 +87,7 @@ function cachedSnapshot(id: string, cacheDir: string): string | undefined {
 function samplingOf(generation: Readonly<Record<string, unknown>>): SamplingParams {
   const number = (name: string) => (typeof generation[name] === 'number' ? generation[name] : undefined)
   const fields = {
-    temperature: number('temperature'), topK: number('top_k'), topP: number('top_p'), minP: number('min_p'),
+    temperature: generation['do_sample'] === false ? 0 : number('temperature'), topK: number('top_k'), topP: number('top_p'), minP: number('min_p'),
     repetitionPenalty: number('repetition_penalty'),
   }
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined))

@@ -57,7 +57,7 @@ def write_model(cfg: Config, packed: dict, out: Path) -> None:
     save_file(packed, out / "model.safetensors", metadata={"format": "pt"})
     config = cfg.hf() | {"quantization_config": QUANTISATION}
     (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    generation = {"bos_token_id": 2, "do_sample": False, "eos_token_id": [1, 106], "pad_token_id": 0, "temperature": 0.0}
+    generation = {"bos_token_id": 2, "do_sample": False, "eos_token_id": [1, 106], "pad_token_id": 0}
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
 
 

@@ -21,6 +21,12 @@ t.test('a directory with config.json is a checkpoint with its own defaults and s
   t.equal(await source.loadTokenizer(), null)
 })
 
+t.test('a model that does not sample by its own word is greedy unless asked otherwise', async (t) => {
+  write('greedy/config.json', '{}')
+  write('greedy/generation_config.json', '{"do_sample": false, "temperature": 0.7, "top_k": 64}')
+  t.same(resolveModel({ model: join(root, 'greedy') }).defaultSampling, { temperature: 0, topK: 64 })
+})
+
 t.test('one end token may stand without a list', async (t) => {
   write('one/config.json', '{}')
   write('one/generation_config.json', '{"eos_token_id": 1}')
