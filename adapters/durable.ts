@@ -1,12 +1,9 @@
-// Files that survive a crash: written, flushed, then renamed into place, and the folder that names them flushed too.
+// Streams into files that survive a crash, bounded and hashed on the way. Flushing folders and renaming are engine/durable.ts's.
 
 import { createHash } from 'node:crypto'
-import { open, rename } from 'node:fs/promises'
-import { dirname } from 'node:path'
-import { type FileDigest, digestFile } from '../engine/durable.js'
+import { open } from 'node:fs/promises'
+import { isDiskFull, type FileDigest } from '../engine/durable.js'
 import { EngineError } from '../engine/errors.js'
-
-export { type FileDigest, digestFile }
 
 export class FileTooLarge extends Error {}
 
@@ -37,25 +34,7 @@ async function writeAll(file: Awaited<ReturnType<typeof open>>, chunk: Uint8Arra
   }
 }
 
-/** Makes renames, new entries and removals in a folder last. */
-export async function flushFolder(path: string): Promise<void> {
-  const folder = await open(path, 'r')
-  try {
-    await folder.sync()
-  } finally {
-    await folder.close()
-  }
-}
-
-/** Gives `temporary` (flushed already) its final name, replacing what was there: readers see the old or the new, never a mix. */
-export async function renameDurable(temporary: string, path: string): Promise<void> {
-  await rename(temporary, path)
-  await flushFolder(dirname(path))
-}
-
-/** A full disk is the server's trouble, and has a name. */
+/** A full disk is the server's trouble, and has a name; its paths are not for callers. */
 export function asDiskFull(error: unknown): unknown {
-  const { code } = error as { code?: string }
-  if (code !== 'ENOSPC' && code !== 'EDQUOT') return error
-  return new EngineError('DISK_FULL', 'The data directory is full: nothing was published', { cause: error })
+  return isDiskFull(error) ? new EngineError('DISK_FULL', 'The data directory is full: nothing was published', { cause: error }) : error
 }

@@ -1,31 +1,13 @@
 // Training jobs: created by two HTTP surfaces, kept in SQLite, run by one queue. Whatever a job's state says is true from the moment
 // a call returns.
 
-import type { Engine } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
-import type { TrainingEngine } from '../engine/train/types.js'
 import type { Page, PageOptions } from './jobs/database.js'
 import type { FileStore } from './jobs/file-store.js'
 import { JobQueue } from './jobs/job-queue.js'
 import { newId, unixSeconds, type Idempotency, type JobFilter, type JobStore } from './jobs/job-store.js'
 import { isOver, type Job, type JobCheckpoint, type JobEvent, type JobStatus, type NewJob } from './jobs/job-types.js'
-import type { AdapterRegistry } from './registry.js'
-
-export type JobEngine = Engine & Partial<TrainingEngine>
-
-export interface JobsOptions {
-  readonly engine: JobEngine
-  readonly registry: AdapterRegistry
-  readonly store: JobStore
-  readonly files: FileStore
-  /** Run directories go below it. */
-  readonly dataDir: string
-  readonly baseName: string
-  /** Jobs of one owner that may wait or run. */
-  readonly maxActive: number
-  readonly onError?: (error: unknown, jobId: string) => void
-  readonly onClosed?: () => void
-}
+import type { JobsOptions } from './jobs/jobs-options.js'
 
 const ACTIVE: readonly JobStatus[] = ['validating_files', 'queued', 'running']
 

@@ -1,7 +1,7 @@
 // What a version is: its two files by digest, and the manifest written beside them, last and for good.
 
 import { createHash } from 'node:crypto'
-import type { FileDigest } from './durable.js'
+import type { FileDigest } from '../engine/durable.js'
 
 export const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors'] as const
 export type AdapterFileName = (typeof ADAPTER_FILES)[number]

@@ -3,7 +3,8 @@
 import { openJobDatabase } from './jobs/database.js'
 import { FileStore } from './jobs/file-store.js'
 import { JobStore } from './jobs/job-store.js'
-import { Jobs, type JobsOptions } from './jobs.js'
+import { Jobs } from './jobs.js'
+import type { JobsOptions } from './jobs/jobs-options.js'
 
 /** Started: what an earlier process left goes on. */
 export async function openJobs(options: Omit<JobsOptions, 'store' | 'files'>): Promise<Jobs> {

@@ -12,7 +12,6 @@ import type { Staging } from './staging.js'
 import type { AdapterStatus, VersionStatus } from './status.js'
 import { AdapterStore, type StoredVersion } from './store.js'
 
-export { asDiskFull } from './durable.js'
 
 export type RegistryEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'unloadAdapter' | 'validateAdapter'> & {
   readonly info: Pick<Engine['info'], 'hash' | 'maxLoras' | 'source'>

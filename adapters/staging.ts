@@ -4,7 +4,8 @@ import { createReadStream } from 'node:fs'
 import { readdir, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { EngineError } from '../engine/errors.js'
-import { FileTooLarge, flushFolder, writeDurable, type FileDigest } from './durable.js'
+import { flushPath, type FileDigest } from '../engine/durable.js'
+import { FileTooLarge, writeDurable } from './durable.js'
 import { ADAPTER_FILES, MANIFEST_FILE, MAX_FILE_BYTES, versionOf } from './manifest.js'
 import type { AdapterFileName, Manifest } from './manifest.js'
 
@@ -49,7 +50,7 @@ export class Staging {
     const createdAt = new Date().toISOString()
     const manifest: Manifest = { format: 1, version: versionOf(files), base, createdAt, source, rank, nTensors, warnings, files }
     await writeDurable(join(this.path, MANIFEST_FILE), [Buffer.from(JSON.stringify(manifest, null, 2))], Infinity)
-    await flushFolder(this.path)
+    await flushPath(this.path)
     return manifest
   }
 

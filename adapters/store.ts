@@ -6,7 +6,8 @@ import { existsSync } from 'node:fs'
 import { mkdir, rename, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { EngineError } from '../engine/errors.js'
-import { flushFolder, renameDurable, writeDurable } from './durable.js'
+import { flushPath, renameFlushed } from '../engine/durable.js'
+import { writeDurable } from './durable.js'
 import type { Manifest } from './manifest.js'
 import { checkAdapterName } from './names.js'
 import { RECORD_FILE, emptyRecord, logged, promotedRecord, publishedRecord, without, type NameRecord } from './record.js'
@@ -99,7 +100,7 @@ export class AdapterStore {
       const folder = join(this.root, name)
       if (!existsSync(folder)) {
         await mkdir(folder)
-        await flushFolder(this.root)
+        await flushPath(this.root)
       }
       const known = this.#names.get(name)?.versions.get(manifest.version)
       const version = known ?? (await this.#place(name, staging, manifest))
@@ -191,7 +192,7 @@ export class AdapterStore {
     const path = join(this.root, name, manifest.version)
     // What stands there under no record is the rest of an earlier attempt that nobody was told of.
     await rm(path, { recursive: true, force: true })
-    await renameDurable(staging.path, path)
+    await renameFlushed(staging.path, path)
     return storedVersion(name, path, manifest)
   }
 
@@ -200,7 +201,7 @@ export class AdapterStore {
     const folder = join(this.root, name)
     const temporary = join(folder, `${TEMPORARY}${randomBytes(6).toString('hex')}`)
     await writeDurable(temporary, [Buffer.from(JSON.stringify(record, null, 2))], Infinity)
-    await renameDurable(temporary, join(folder, RECORD_FILE))
+    await renameFlushed(temporary, join(folder, RECORD_FILE))
     const known = new Map(this.#names.get(name)?.versions)
     if (added !== undefined) known.set(added.version, added)
     this.#names.set(name, { record, versions: keep(known, record.versions) })
@@ -210,7 +211,7 @@ export class AdapterStore {
   async #discard(path: string): Promise<void> {
     const trash = join(this.root, `${TRASH}${randomBytes(6).toString('hex')}`)
     await rename(path, trash)
-    await flushFolder(this.root)
+    await flushPath(this.root)
     await rm(trash, { recursive: true, force: true })
   }
 

@@ -1,7 +1,7 @@
 // One version on disk, as everyone outside the store sees it, and whether its files still are those that were published.
 
 import { join } from 'node:path'
-import { digestFile } from './durable.js'
+import { digestFile } from '../engine/durable.js'
 import { ADAPTER_FILES, type Manifest } from './manifest.js'
 
 export interface StoredVersion extends Manifest {

@@ -53,10 +53,16 @@ export async function digestFile(path: string): Promise<FileDigest> {
   return { bytes, sha256: hash.digest('hex') }
 }
 
+/** Whether the disk or the quota is full. */
+export function isDiskFull(error: unknown): boolean {
+  const { code } = error as { code?: string }
+  return code === 'ENOSPC' || code === 'EDQUOT' || code === 'EFBIG'
+}
+
 /** A full disk or quota under its own code; anything else as it was. */
 export function toDiskError(error: unknown): unknown {
-  const { code, path, message } = error as NodeJS.ErrnoException
-  if (code !== 'ENOSPC' && code !== 'EDQUOT' && code !== 'EFBIG') return error
+  if (!isDiskFull(error)) return error
+  const { path, message } = error as NodeJS.ErrnoException
   const where = path === undefined ? '' : ` of ${path}`
   return new EngineError('DISK_FULL', `no space is left on the disk${where} (${message})`, { cause: error })
 }

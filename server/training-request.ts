@@ -2,7 +2,7 @@
 
 import { randomBytes } from 'node:crypto'
 import { checkAdapterName, isAdapterName, parseModel } from '../adapters/names.js'
-import type { GateOptions } from '../adapters/jobs/gate.js'
+import type { GateOptions } from '../adapters/jobs/job-types.js'
 import type { JobData, NewJob } from '../adapters/jobs/job-types.js'
 import type { Jobs } from '../adapters/jobs.js'
 import type { AdapterRegistry } from '../adapters/registry.js'

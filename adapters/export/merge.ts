@@ -6,7 +6,8 @@ import { existsSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { EngineError } from '../../engine/errors.js'
 import type { MergedModel } from '../../engine/merged-weights.js'
-import { flushFolder, writeDurable } from '../durable.js'
+import { flushPath } from '../../engine/durable.js'
+import { writeDurable } from '../durable.js'
 import { fileOrder, safetensorsHeader } from '../peft.js'
 import { writeGgufTokenizer } from './gguf-tokenizer-files.js'
 import { formatGenerationConfig, formatModelConfig } from './model-config.js'
@@ -52,10 +53,10 @@ export async function writeMergedModel(model: MergedModel, out: string, options:
   try {
     const bytes = await writeWeights(model, folder, options)
     await writeCompanions(model, folder, options.dtype ?? 'BF16')
-    await flushFolder(folder)
+    await flushPath(folder)
     if (existsSync(destination)) await rm(destination, { recursive: true })   // checkFree: an empty folder
     await rename(folder, destination)
-    await flushFolder(dirname(destination))
+    await flushPath(dirname(destination))
     return { files: (await readdir(destination)).sort(), bytes, tied: model.weights.config.tied }
   } catch (error) {
     await rm(folder, { recursive: true, force: true })

@@ -2,6 +2,7 @@
 
 import { mkdir } from 'node:fs/promises'
 import { join } from 'node:path'
+import { isDiskFull } from '../../engine/durable.js'
 import { EngineError } from '../../engine/errors.js'
 import { openSqlite, type SqlDatabase } from '../sqlite.js'
 
@@ -80,9 +81,9 @@ export function transaction<T>(database: SqlDatabase, change: () => T): T {
 }
 
 /** Wherever it was noticed: by the engine, the file system or SQLite. */
-export function isDiskFull(error: unknown): boolean {
+export function meansDiskFull(error: unknown): boolean {
   const { code, message = '' } = error as { code?: string; message?: string }
-  return code === 'DISK_FULL' || code === 'ENOSPC' || code === 'EDQUOT' || /database or disk is full|disk I\/O error/.test(message)
+  return code === 'DISK_FULL' || isDiskFull(error) || /database or disk is full|disk I\/O error/.test(message)
 }
 
 /** A page of rows, newest or oldest first, after the row that `after` names. */

@@ -4,8 +4,8 @@ import { createReadStream, type ReadStream } from 'node:fs'
 import { mkdir, readdir, rm } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { EngineError } from '../../engine/errors.js'
-import { FileTooLarge, renameDurable, writeDurable } from '../durable.js'
-import { asDiskFull } from '../registry.js'
+import { renameFlushed } from '../../engine/durable.js'
+import { asDiskFull, FileTooLarge, writeDurable } from '../durable.js'
 import type { SqlDatabase } from '../sqlite.js'
 import { pageOf, type Page, type PageOptions } from './database.js'
 import { newId, unixSeconds } from './job-store.js'
@@ -85,7 +85,7 @@ export class FileStore {
     const id = newId('file-')
     const ending = extname(file.filename).toLowerCase()
     const path = join(this.#folder, `${id}${ENDINGS.includes(ending) ? ending : '.bin'}`)
-    await renameDurable(temporary, path)
+    await renameFlushed(temporary, path)
     const createdAt = unixSeconds()
     const { owner, filename, purpose, expiresAfterS } = file
     const expiresAt = expiresAfterS === undefined ? null : createdAt + expiresAfterS

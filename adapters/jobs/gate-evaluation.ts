@@ -7,8 +7,7 @@ import type { EvaluationReport } from '../evaluation/report.js'
 import { readSamples, type EvaluationSample } from '../evaluation/samples.js'
 import { SqlJudge } from '../evaluation/sql-judge.js'
 import type { AdapterRegistry } from '../registry.js'
-import type { GateOptions } from './gate.js'
-import type { Job } from './job-types.js'
+import type { GateOptions, Job } from './job-types.js'
 
 export interface Measured {
   readonly found: EvaluationReport

@@ -1,19 +1,7 @@
 // The gate before publication: a finished adapter is measured, and becomes the current version only if it is good enough.
 
-import { isBetterLower, type EvaluationReport, type Metric } from '../evaluation/report.js'
-import type { JobData } from './job-types.js'
-
-export interface GateOptions {
-  readonly data: JobData
-  /** SQLite file for execution accuracy. */
-  readonly database?: JobData
-  readonly metric: Metric
-  /** The least that passes; of a loss the most. */
-  readonly threshold?: number
-  /** At least as good as the version that is current; the base where there is none. */
-  readonly notWorseThanCurrent: boolean
-  readonly maxSamples?: number
-}
+import { isBetterLower, type EvaluationReport } from '../evaluation/report.js'
+import type { GateOptions } from './job-types.js'
 
 export interface GateVerdict {
   readonly passed: boolean

@@ -7,12 +7,12 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { EngineError } from '../../engine/errors.js'
 import { listDataFiles, readDataFile } from '../../engine/train/data-files.js'
 import type { TrainingEngine } from '../../engine/train/types.js'
-import type { JobsOptions } from '../jobs.js'
 import { fineTunedModelName } from '../names.js'
-import { isDiskFull } from './database.js'
+import { meansDiskFull } from './database.js'
 import { isEngineGone, JobRun, type RunOutcome } from './job-runner.js'
 import { unixSeconds, type JobStore } from './job-store.js'
 import type { Job, JobError, JobStatus } from './job-types.js'
+import type { JobsOptions } from './jobs-options.js'
 import { publishCheckpoints, publishResult, removeCheckpoints } from './publication.js'
 import { formatResultCsv } from './result-csv.js'
 
@@ -169,7 +169,7 @@ export class JobQueue {
       const outcome = await run.train(engine as TrainingEngine, this.folderOf(job.id), current.controller.signal)
       await this.#settle(running, outcome, current)
     } catch (error) {
-      if (!isDiskFull(error) && !isEngineGone(error)) this.#options.onError?.(error, job.id)
+      if (!meansDiskFull(error) && !isEngineGone(error)) this.#options.onError?.(error, job.id)
       await this.#persist(() => this.#unfinished(job, error))
       if (isEngineGone(error)) await sleep(RETRY_MS)
     } finally {
@@ -184,7 +184,7 @@ export class JobQueue {
       try {
         return write()
       } catch (error) {
-        if (!isDiskFull(error)) throw error
+        if (!meansDiskFull(error)) throw error
         await sleep(RETRY_MS)
       }
     }
@@ -193,7 +193,7 @@ export class JobQueue {
   /** The result is there, and its publication failed. */
   #unfinished({ id }: Job, error: unknown): void {
     const { code, message } = asJobError(error)
-    if (isDiskFull(error)) this.#pauseFull(id, (error as Error).message)
+    if (meansDiskFull(error)) this.#pauseFull(id, (error as Error).message)
     else if (isEngineGone(error)) this.#interrupted(id, message)
     else this.#fail(id, { code, message, param: null }, ['running'])
   }

@@ -2,7 +2,7 @@
 
 import type { EngineError } from '../../engine/errors.js'
 import type { LossMetrics, TrainEvent, TrainingEngine, TrainRequest } from '../../engine/train/types.js'
-import { isDiskFull } from './database.js'
+import { meansDiskFull } from './database.js'
 import { newId, unixSeconds, type JobStore } from './job-store.js'
 import type { Job, JobError, JobProgress } from './job-types.js'
 
@@ -124,7 +124,7 @@ export class JobRun {
   #failure(error: unknown): RunOutcome {
     const { code = 'INTERNAL', message, param = null } = error as Partial<EngineError> & Error
     if (isEngineGone(error)) return { kind: 'interrupted', message }
-    if (isDiskFull(error)) return { kind: 'paused', message }
+    if (meansDiskFull(error)) return { kind: 'paused', message }
     const isData = code === 'DATA_INVALID'
     const told: JobError = {
       code: isData ? 'invalid_training_file' : code.toLowerCase(), message: this.#shown(message),

@@ -1,7 +1,6 @@
 // Training jobs as plain data: what is stored, listed and shown. Times are Unix seconds.
 
-import type { EvaluationReport } from '../evaluation/report.js'
-import type { GateOptions } from './gate.js'
+import type { EvaluationReport, Metric } from '../evaluation/report.js'
 import type { LossMetrics, TrainConfig } from '../../engine/train/types.js'
 
 export type JobStatus = 'validating_files' | 'queued' | 'running' | 'paused' | 'succeeded' | 'failed' | 'cancelled'
@@ -13,6 +12,19 @@ export const isOver = (status: JobStatus): boolean => status === 'succeeded' || 
 export interface JobData {
   readonly path: string
   readonly shown: string
+}
+
+/** What a finished adapter must reach before it is published. */
+export interface GateOptions {
+  readonly data: JobData
+  /** SQLite file for execution accuracy. */
+  readonly database?: JobData
+  readonly metric: Metric
+  /** The least that passes; of a loss the most. */
+  readonly threshold?: number
+  /** At least as good as the version that is current; the base where there is none. */
+  readonly notWorseThanCurrent: boolean
+  readonly maxSamples?: number
 }
 
 export interface JobError {

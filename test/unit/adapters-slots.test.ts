@@ -3,7 +3,7 @@ import { rm, symlink } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
-import { asDiskFull } from '../../adapters/registry.js'
+import { asDiskFull } from '../../adapters/durable.js'
 import { FakeEngine, openRegistry, peftFolder, temporaryFolder } from './adapters-fixtures.js'
 
 async function withAdapters(root: string, engine: FakeEngine, names: readonly string[], options = {}) {
