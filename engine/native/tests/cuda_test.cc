@@ -6,22 +6,17 @@
 #include <cstring>
 #include <random>
 
-#include "../core/model.h"
 #include "../core/nf4.h"
+#include "check.h"
+#include "step_plan.h"
 #if defined(LORIKEET_CUDA_BUILT)
 #include "../cuda/nf4_layout.h"
 #endif
 
 using namespace lorikeet;
+using namespace lorikeet::testing;
 
 namespace {
-
-int n_passed = 0, n_failed = 0;
-
-void check(bool holds, const std::string& what) {
-  holds ? n_passed++ : n_failed++;
-  std::printf("%s %s\n", holds ? "ok  " : "FAIL", what.c_str());
-}
 
 std::mt19937 generator(7);
 
@@ -90,17 +85,11 @@ void test_linear(Backend& cpu, Backend& gpu) {
   }
 }
 
-std::vector<int32_t> prompt(int n, int vocab, int seed) {
-  std::vector<int32_t> ids = {2};
-  for (int i = 1; i < n; i++) ids.push_back(3 + (i * 7919 + seed * 977) % (vocab - 3));
-  return ids;
-}
-
 /// Logits of whole prompts: largest difference against the spread, and choices where the CPU's margin is clear.
 void test_logits(Model& cpu, Model& gpu, int adapter, const std::string& name) {
   const int V = cpu.info().vocab_size;
   for (int n : {1, 7, 31, 33, 257}) {
-    const std::vector<int32_t> ids = prompt(n, V, n);
+    const std::vector<int32_t> ids = some_prompt(n, V, n);
     const std::vector<float> want = cpu.logits(ids, adapter), got = gpu.logits(ids, adapter);
     double off = 0;
     int clear = 0, equal = 0;
@@ -128,30 +117,14 @@ std::vector<int32_t> decode(Model& model, int n_sequences, int n_prompt, int n_t
   const int V = model.info().vocab_size, per = (n_prompt + n_tokens) / kBlockTokens + 1;
   std::vector<int32_t> out;
   for (int step = 0; step < n_tokens; step++) {
-    StepPlan p;
-    p.row_starts = p.global_starts = p.sliding_starts = {0};
+    StepPlanner planner(per);
     for (int s = 0; s < n_sequences; s++) {
-      if (step == 0) p.starts.push_back({s, s % 2 ? adapter : -1, Sampling{}, {}, {}});
-      const std::vector<int32_t> ids = step == 0 ? prompt(n_prompt, V, s) : std::vector<int32_t>{-1};
-      for (size_t i = 0; i < ids.size(); i++) {
-        p.token_ids.push_back(ids[i]);
-        p.positions.push_back(step == 0 ? int(i) : n_prompt + step - 1);
-      }
-      p.row_starts.push_back(int(p.token_ids.size()));
-      p.slots.push_back(s);
-      for (int b = 0; b < per; b++) {
-        p.global_table.push_back(s * per + b);
-        p.sliding_table.push_back(s * per + b);
-      }
-      p.global_starts.push_back(int(p.global_table.size()));
-      p.sliding_starts.push_back(int(p.sliding_table.size()));
-      p.sliding_first.push_back(0);
-      p.out_tokens.push_back(int(p.token_ids.size()) - 1);
-      p.out_targets.push_back(-1);
-      p.out_logprobs.push_back(-1);
+      if (step == 0) planner.start(s, s % 2 ? adapter : -1);
+      if (step == 0) planner.add(s, some_prompt(n_prompt, V, s), 0);
+      else planner.add(s, {-1}, n_prompt + step - 1);
     }
-    model.check(p);
-    const SampleResult result = model.step(p);
+    model.check(planner.plan());
+    const SampleResult result = model.step(planner.plan());
     out.insert(out.end(), result.token_ids.begin(), result.token_ids.end());
   }
   return out;
@@ -200,6 +173,5 @@ int main(int argc, char** argv) {
   } catch (const Error& e) {
     check(false, std::string(e.code()) + ": " + e.what());
   }
-  std::printf("%d passed, %d failed\n", n_passed, n_failed);
-  return n_failed ? 1 : 0;
+  return finish();
 }

@@ -10,15 +10,17 @@
 #include <string>
 
 #include "../core/trainer.h"
+#include "arguments.h"
 
 using namespace lorikeet;
+using namespace lorikeet::testing;
 
 namespace {
 
 struct Options {
-  std::string path = "random:gemma-3-270m", isa = "auto", checkpointing = "none";
-  int threads = 0, tokens = 512, rank = 16, supervised = 100, steps = 4;
-  float dropout = 0;
+  std::string path, isa, checkpointing;
+  int threads, tokens, rank, supervised, steps;
+  float dropout;
 };
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -74,23 +76,10 @@ void run(const Options& o) {
 }
 
 Options parse(int n_args, char** args) {
-  Options o;
-  for (int i = 1; i < n_args; i++) {
-    const std::string name = args[i];
-    if (name[0] != '-') { o.path = name; continue; }
-    if (i + 1 >= n_args) throw Error("USAGE", "no value for " + name);
-    const char* value = args[++i];
-    if (name == "--isa") o.isa = value;
-    else if (name == "--threads") o.threads = std::atoi(value);
-    else if (name == "--tokens") o.tokens = std::atoi(value);
-    else if (name == "--rank") o.rank = std::atoi(value);
-    else if (name == "--steps") o.steps = std::atoi(value);
-    else if (name == "--supervised") o.supervised = std::atoi(value);
-    else if (name == "--dropout") o.dropout = float(std::atof(value));
-    else if (name == "--checkpointing") o.checkpointing = value;
-    else throw Error("USAGE", "unknown option " + name);
-  }
-  return o;
+  const Arguments a(n_args, args, {{"path", "random:gemma-3-270m"}, {"isa", "auto"}, {"threads", "0"}, {"tokens", "512"}, {"rank", "16"},
+                                   {"steps", "4"}, {"supervised", "100"}, {"dropout", "0"}, {"checkpointing", "none"}});
+  return {a.text("path"), a.text("isa"), a.text("checkpointing"), a.number("threads"), a.number("tokens"), a.number("rank"),
+          a.number("supervised"), a.number("steps"), a.real("dropout")};
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // Speed of the training operations on the shape of Gemma 3 270M: milliseconds of wall and of processor time, GFLOP/s a core, and what
-// they come to per token. Usage: training_bench [--isa I] [--threads N] [--tokens N] [--rank N] [--fp32] [--dropout P] [--repeat N]
+// they come to per token. Usage: training_bench [--isa I] [--threads N] [--tokens N] [--rank N] [--compute fp32] [--dropout P] [--repeat N]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -13,16 +13,18 @@
 
 #include "../core/backend.h"
 #include "../core/nf4.h"
+#include "arguments.h"
 
 using namespace lorikeet;
+using namespace lorikeet::testing;
 
 namespace {
 
 struct Options {
-  std::string isa = "auto", only;
-  int threads = 0, tokens = 512, rank = 16, repeat = 5;
-  bool fp32 = false;
-  float dropout = 0;
+  std::string isa, only;
+  int threads, tokens, rank, repeat;
+  bool fp32;
+  float dropout;
 };
 
 double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -204,22 +206,10 @@ class Bench {
 };
 
 Options parse(int n_args, char** args) {
-  Options o;
-  for (int i = 1; i < n_args; i++) {
-    const std::string name = args[i];
-    if (name == "--fp32") { o.fp32 = true; continue; }
-    if (i + 1 >= n_args) throw Error("USAGE", "no value for " + name);
-    const char* value = args[++i];
-    if (name == "--isa") o.isa = value;
-    else if (name == "--threads") o.threads = std::atoi(value);
-    else if (name == "--tokens") o.tokens = std::atoi(value);
-    else if (name == "--rank") o.rank = std::atoi(value);
-    else if (name == "--repeat") o.repeat = std::atoi(value);
-    else if (name == "--dropout") o.dropout = float(std::atof(value));
-    else if (name == "--only") o.only = value;
-    else throw Error("USAGE", "unknown option " + name);
-  }
-  return o;
+  const Arguments a(n_args, args, {{"isa", "auto"}, {"threads", "0"}, {"tokens", "512"}, {"rank", "16"}, {"repeat", "5"}, {"dropout", "0"},
+                                   {"compute", "bf16"}, {"only", ""}});
+  return {a.text("isa"), a.text("only"), a.number("threads"), a.number("tokens"), a.number("rank"), a.number("repeat"),
+          a.text("compute") == "fp32", a.real("dropout")};
 }
 
 }  // namespace

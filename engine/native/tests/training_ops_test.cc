@@ -1,154 +1,15 @@
-// Every training operation against differences of its forward formula in double precision, on each instruction set of this machine, in
-// fp32 and bf16. Prints "N passed, N failed".
-#include <algorithm>
+// Every training operation but the loss against differences of its forward formula in double precision, on each instruction set of this
+// machine, in fp32 and bf16. Prints "N passed, N failed".
 #include <array>
-#include <cmath>
-#include <functional>
-#include <numeric>
-#include <random>
 
-#include "../core/backend.h"
 #include "../core/nf4.h"
 #include "../core/philox.h"
-#include "check.h"
+#include "training_testing.h"
 
 using namespace lorikeet;
 using namespace lorikeet::testing;
 
 namespace {
-
-using Values = std::vector<double>;
-
-std::mt19937 generator(11);
-
-std::vector<float> normal(int64_t n, float sigma = 1) {
-  std::normal_distribution<float> d(0, sigma);
-  std::vector<float> out(n);
-  for (float& v : out) v = d(generator);
-  return out;
-}
-
-std::vector<float> rounded(std::vector<float> v) {
-  for (float& x : v) x = bf16_round(x);
-  return v;
-}
-
-Values doubles(const std::vector<float>& v) { return Values(v.begin(), v.end()); }
-
-/// A matrix in the activations' dtype. Its values must be exact there.
-struct Rows {
-  std::vector<float> values;
-  std::vector<bf16> halves;
-  DType dtype;
-  int64_t cols;
-
-  Rows(DType act, std::vector<float> v, int64_t cols_) : values(std::move(v)), dtype(act), cols(cols_) {
-    if (act == DType::kBF16)
-      for (float x : values) halves.push_back(to_bf16(x));
-  }
-  Rows(DType act, int64_t rows, int64_t cols_) : Rows(act, std::vector<float>(rows * cols_), cols_) {}
-  Tensor tensor() {
-    return {dtype == DType::kBF16 ? (void*)halves.data() : (void*)values.data(), dtype, int64_t(values.size()) / cols, cols, cols};
-  }
-  std::vector<float> read() const {
-    if (dtype == DType::kF32) return values;
-    std::vector<float> out;
-    for (bf16 h : halves) out.push_back(to_f32(h));
-    return out;
-  }
-};
-
-Tensor view(std::vector<float>& v, int64_t cols) { return {v.data(), DType::kF32, cols ? int64_t(v.size()) / cols : 0, cols, cols}; }
-
-double largest(const Values& v) {
-  double scale = 1e-30;
-  for (double x : v) scale = std::max(scale, std::fabs(x));
-  return scale;
-}
-
-constexpr double kNoise = 1e-2;  // gradients are of order one where they are not nothing, as of a score with one key
-
-/// Largest difference over the largest entry wanted.
-double worst(const std::vector<float>& got, const Values& want, double floor = 1e-30) {
-  double off = 0;
-  for (size_t i = 0; i < want.size(); i++) {
-    if (std::isnan(got[i])) return 1e30;
-    off = std::max(off, std::fabs(got[i] - want[i]));
-  }
-  return off / std::max(floor, largest(want));
-}
-
-/// Tolerances: sums of exact products in fp32; operands rounded once to bf16 inside an op; several roundings one after another.
-constexpr double kSum = 1e-5, kRounded = 6e-3, kRoundedTwice = 1.5e-2;
-
-struct Setting {
-  std::string name;
-  std::unique_ptr<Backend> backend;
-  TrainingOps* ops;
-  DType act;
-  bool half() const { return act == DType::kBF16; }
-  double rounded_tolerance(double of_bf16) const { return half() ? of_bf16 : kSum; }
-};
-
-/// One named input of a function under test, and the gradient that an op gave for it, per setting.
-using Forward = std::function<Values(const std::vector<Values>&)>;
-
-/// Gradient of sum(out * dout) by input `which`, at some of its elements (all of a small one), by central differences in double.
-struct Differences {
-  std::vector<int64_t> at;
-  Values want;
-
-  Differences(const Forward& forward, std::vector<Values> inputs, size_t which, const std::vector<float>& dout, int n_samples = 24) {
-    const int64_t n = int64_t(inputs[which].size());
-    if (n <= n_samples) {
-      at.resize(n);
-      std::iota(at.begin(), at.end(), 0);
-    } else {
-      at = {0, n - 1};
-      while (int(at.size()) < n_samples) at.push_back(int64_t(generator() % uint64_t(n)));
-    }
-    for (int64_t i : at) {
-      const double x = inputs[which][i], h = 1e-4;
-      const auto value = [&](double v) {
-        inputs[which][i] = v;
-        const Values out = forward(inputs);
-        double sum = 0;
-        for (size_t j = 0; j < out.size(); j++) sum += out[j] * dout[j];
-        return sum;
-      };
-      const double high = value(x + h), low = value(x - h);
-      inputs[which][i] = x;
-      want.push_back((high - low) / (2 * h));
-    }
-  }
-
-  void compare(const std::string& what, const std::vector<float>& got, double tolerance) const {
-    double off = 0, scale = std::max(kNoise, largest(want));
-    for (float g : got) scale = std::max(scale, double(std::fabs(g)));
-    for (size_t i = 0; i < at.size(); i++) off = std::max(off, std::isnan(got[at[i]]) ? 1e30 : std::fabs(got[at[i]] - want[i]));
-    check(off / scale < tolerance, what + " differs from differences by " + std::to_string(off / scale));
-  }
-};
-
-/// Runs `op` on every setting, twice: the same bytes each time, and every element near the first setting's (scalar fp32, checked above).
-void on_every_setting(std::vector<Setting>& settings, const std::string& what, double of_bf16,
-                      const std::function<std::vector<std::vector<float>>(Setting&)>& op,
-                      const std::function<void(Setting&, const std::vector<std::vector<float>>&)>& compare) {
-  std::vector<std::vector<float>> plain;
-  for (Setting& s : settings) {
-    const auto first = op(s), second = op(s);
-    for (size_t i = 0; i < first.size(); i++)
-      check(first[i].empty() || std::memcmp(first[i].data(), second[i].data(), first[i].size() * 4) == 0,
-            s.name + " " + what + ": the same bytes twice");
-    if (plain.empty()) plain = first;
-    for (size_t i = 0; i < first.size(); i++) {
-      const double off = worst(first[i], doubles(plain[i]), kNoise);
-      check(off < s.rounded_tolerance(of_bf16),
-            s.name + " " + what + " result " + std::to_string(i) + " differs from plain code by " + std::to_string(off));
-    }
-    compare(s, first);
-  }
-}
 
 // ---- linear ----
 
@@ -490,132 +351,6 @@ void test_attention(std::vector<Setting>& settings) {
   }
 }
 
-// ---- cross-entropy ----
-
-struct LossCase {
-  int64_t S, V, H;
-  int n_ids;       // trained rows
-  bool trained;    // modules_to_save
-  WeightFormat format;
-};
-
-void test_cross_entropy(std::vector<Setting>& settings) {
-  for (const LossCase& c : {LossCase{1, 1, 64, 0, false, WeightFormat::kBF16}, LossCase{31, 257, 64, 2, false, WeightFormat::kBF16},
-                            LossCase{33, 513, 128, 0, true, WeightFormat::kF32}, LossCase{257, 300, 64, 3, false, WeightFormat::kBF16},
-                            LossCase{300, 260, 64, 0, true, WeightFormat::kF32}, LossCase{19, 8200, 640, 1, false, WeightFormat::kBF16},
-                            LossCase{33, 516, 128, 2, false, WeightFormat::kNF4}}) {
-    std::vector<float> hidden = rounded(normal(c.S * c.H)), head = rounded(normal(c.V * c.H, 0.2f)),
-                       rows = rounded(normal(c.n_ids * c.H, 0.2f));
-    std::vector<bf16> halves;
-    for (float x : head) halves.push_back(to_bf16(x));
-    if (c.format == WeightFormat::kNF4) {  // the head quantises what it is given: the reference has the values that result
-      std::vector<uint8_t> packed(head.size() / 2);
-      std::vector<float> absmax(head.size() / 64);
-      std::vector<bf16> expanded(head.size());
-      nf4_quantize(head.data(), int64_t(head.size()), packed.data(), absmax.data());
-      nf4_dequantize_bf16(packed.data(), absmax.data(), int64_t(head.size()), expanded.data());
-      for (size_t i = 0; i < head.size(); i++) head[i] = to_f32(expanded[i]);
-    }
-    std::vector<int32_t> targets, ids;
-    for (int i = 0; i < c.n_ids; i++) ids.push_back(int32_t((c.V - 1) * i / 2));
-    for (int64_t s = 0; s < c.S; s++)
-      targets.push_back(int32_t(s == 0 ? c.V - 1 : s % 5 == 1 && c.n_ids ? ids[size_t(s) % ids.size()] : (s * 37) % c.V));
-    int64_t n_correct = 0;
-    const float scale = 0.125f;
-    // The scaled loss, and the sum of it: one output.
-    const Forward forward = [&](const std::vector<Values>& in) {
-      double total = 0;
-      n_correct = 0;
-      for (int64_t s = 0; s < c.S; s++) {
-        Values logits(c.V);
-        for (int64_t n = 0; n < c.V; n++) {
-          const auto replaced = std::find(ids.begin(), ids.end(), n);
-          const double* row = replaced == ids.end() ? &in[1][n * c.H] : &in[2][(replaced - ids.begin()) * c.H];
-          for (int64_t h = 0; h < c.H; h++) logits[n] += row[h] * in[0][s * c.H + h];
-        }
-        const double max = *std::max_element(logits.begin(), logits.end());
-        double sum = 0;
-        for (double l : logits) sum += std::exp(l - max);
-        total += max + std::log(sum) - logits[targets[s]];
-        n_correct += logits[targets[s]] == max;
-      }
-      return Values{total * scale};
-    };
-    const std::vector<Values> inputs = {doubles(hidden), doubles(head), doubles(rows)};
-    const double loss = forward(inputs)[0] / scale;
-    const int64_t hits = n_correct;
-    const std::vector<float> one = {1};
-    const int n = c.V > 1000 ? 3 : 8;
-    const Differences by_hidden(forward, inputs, 0, one, n);
-    std::vector<Differences> by_rows;
-    if (c.trained) by_rows.emplace_back(forward, inputs, 1, one, n);
-    if (c.n_ids) by_rows.emplace_back(forward, inputs, 2, one, n);
-    const std::string what = "cross_entropy " + std::to_string(c.S) + " of " + std::to_string(c.V);
-    on_every_setting(settings, what, kRoundedTwice,
-                     [&](Setting& s) {
-                       Rows x(s.act, hidden, c.H);
-                       const HostMatrix matrix{WeightFormat::kBF16, c.V, c.H, halves.data(), nullptr, nullptr};
-                       const HeadFormat of_size = c.S % 2 ? HeadFormat::kInt8 : HeadFormat::kBF16;
-                       const HeadFormat format = c.format == WeightFormat::kNF4 ? HeadFormat::kNF4 : of_size;
-                       const auto frozen = c.trained ? nullptr : s.backend->make_head(matrix, format);
-                       std::vector<float> dhidden(c.S * c.H, NAN), dhead(c.trained ? c.V * c.H : 0), drows(c.n_ids * c.H);
-                       TrainingOps::LossHead lh{};
-                       lh.head = frozen.get();
-                       if (c.trained) lh.trained_head = view(head, c.H), lh.dhead = view(dhead, c.H);
-                       lh.token_ids = ids;
-                       if (c.n_ids) lh.token_rows = view(rows, c.H), lh.dtoken_rows = view(drows, c.H);
-                       lh.scale = scale;
-                       lh.gradient = true;
-                       int n_pauses = 0;
-                       const std::function<void()> pause = [&] { n_pauses++; };
-                       lh.pause = &pause;
-                       const LossResult result = s.ops->cross_entropy(view(dhidden, c.H), x.tensor(), targets, lh);
-                       check(std::fabs(result.loss_sum - loss) < 1e-5 * std::max(1.0, loss), s.name + " " + what + " loss");
-                       check(result.n_targets == c.S && result.n_correct == hits, s.name + " " + what + " counts");
-                       check(n_pauses > 0, s.name + " " + what + " pauses");
-                       lh.gradient = false;
-                       const LossResult only = s.ops->cross_entropy(Tensor{}, x.tensor(), targets, lh);
-                       check(only.loss_sum == result.loss_sum && only.n_correct == hits,
-                             s.name + " " + what + ": the same loss without gradients");
-                       return std::vector{dhidden, dhead, drows};
-                     },
-                     [&](Setting& s, const auto& got) {
-                       const double tolerance = s.rounded_tolerance(kRounded);
-                       by_hidden.compare(s.name + " " + what + " dhidden", got[0], tolerance);
-                       if (!by_rows.empty())
-                         by_rows[0].compare(s.name + " " + what + (c.trained ? " dhead" : " dtoken_rows"), got[c.trained ? 1 : 2],
-                                            tolerance);
-                     });
-  }
-}
-
-/// A token that is predicted nearly surely still has a gradient of full relative precision.
-void test_sure_targets(std::vector<Setting>& settings) {
-  const int64_t V = 600, H = 64;
-  std::vector<float> hidden(H, 0.0f), head = rounded(normal(V * H, 0.1f));
-  hidden[3] = 8;
-  for (int64_t n = 0; n < V; n++) head[n * H + 3] = n == 7 ? 2.0f : 0.0f;
-  std::vector<bf16> halves;
-  for (float x : head) halves.push_back(to_bf16(x));
-  const std::vector<int32_t> targets = {7};
-  const double p = std::exp(-16.0) / (1 + (V - 1) * std::exp(-16.0));  // of each other token
-  Values want(H);
-  for (int64_t h = 0; h < H; h++)
-    for (int64_t n = 0; n < V; n++) want[h] += (n == 7 ? -(V - 1) * p : p) * head[n * H + h];
-  for (Setting& s : settings) {
-    Rows x(s.act, hidden, H);
-    const auto frozen = s.backend->make_head({WeightFormat::kBF16, V, H, halves.data(), nullptr, nullptr}, HeadFormat::kBF16);
-    std::vector<float> dhidden(H, NAN);
-    TrainingOps::LossHead lh{};
-    lh.head = frozen.get();
-    lh.scale = 1;
-    lh.gradient = true;
-    s.ops->cross_entropy(view(dhidden, H), x.tensor(), targets, lh);
-    check(worst(dhidden, want) < s.rounded_tolerance(kRounded),
-          s.name + " a sure target's gradient differs by " + std::to_string(worst(dhidden, want)));
-  }
-}
-
 // ---- embedding rows, optimiser ----
 
 void test_embedding_rows(std::vector<Setting>& settings) {
@@ -672,15 +407,7 @@ void test_optimiser(std::vector<Setting>& settings) {
 }  // namespace
 
 int main() {
-  std::vector<Setting> settings;
-  std::vector<std::string> isas = cpu_isas();
-  std::reverse(isas.begin(), isas.end());  // plain code first: what the others are compared with
-  for (const bool fp32 : {true, false})
-    for (const std::string& isa : isas) {
-      auto backend = make_cpu_backend({isa, 2, fp32});
-      TrainingOps* ops = backend->training();
-      settings.push_back({isa + (fp32 ? " fp32" : " bf16"), std::move(backend), ops, fp32 ? DType::kF32 : DType::kBF16});
-    }
+  std::vector<Setting> settings = every_setting();
   test_linear(settings);
   test_norms(settings);
   test_rope(settings);
@@ -689,8 +416,6 @@ int main() {
   test_dropout(settings);
   test_dora(settings);
   test_attention(settings);
-  test_cross_entropy(settings);
-  test_sure_targets(settings);
   test_embedding_rows(settings);
   test_optimiser(settings);
   return finish();
