@@ -421,6 +421,52 @@ void test_head(Backend& backend, const std::string& name) {
   check(same, name + " int8 head scored by upper bytes: an output is the same alone and in a batch");
 }
 
+/// Row 0 lies along what the upper byte of the hidden state leaves out: it wins, though its coarse score is far below row 40's (of
+/// another sixteen, which are refined together). A bound that forgets that rounding loses it.
+void test_coarse_bound(Backend& backend, const std::string& name) {
+  const int64_t V = 64, H = 640;
+  TestRows hidden(backend.act_dtype(), 1, H, 0.3f);  // nearly all of it rounds to nothing beside the outlier
+  const auto set = [&](int64_t i, float v) {
+    hidden.values[i] = v;
+    if (hidden.dtype == DType::kBF16) hidden.b16[i] = to_bf16(v);
+  };
+  set(5, 200);
+  const float step = 200.0f / 16256 * 128;
+  TestMatrix rows(WeightFormat::kBF16, V, H, 1e-3f);
+  double left_out = 0, score = 0;
+  std::vector<float> off(H);
+  for (int64_t i = 0; i < H; i++) {
+    off[i] = hidden.values[i] - step * std::round(hidden.values[i] / step);
+    left_out += double(off[i]) * off[i];
+  }
+  const auto write = [&](int64_t row, int64_t i, float v) { rows.b16[row * H + i] = to_bf16(v); };
+  for (int64_t i = 0; i < H; i++) {
+    write(0, i, float(off[i] / std::sqrt(left_out)));
+    write(40, i, 0);
+    score += double(hidden.values[i]) * to_f32(rows.b16[i]);
+  }
+  write(40, 5, float(0.7 * score / 200));
+  const auto exact = backend.make_head(rows.matrix, HeadFormat::kBF16), fast = backend.make_head(rows.matrix, HeadFormat::kInt8);
+  const auto choose = [&](const Head& head, const Sampling& sampling) {
+    SequenceTable table(1);
+    table[0].sampling = sampling;
+    std::vector<BatchRow> batch_rows(1);
+    std::vector<float> values(V, NAN);
+    Scores scores;
+    scores.values = as_tensor(values, V);
+    scores.hidden = hidden.tensor();
+    scores.heads = {&head};
+    scores.edges = {nullptr};
+    scores.greedy = {true};
+    backend.logits(scores);
+    const BatchOutput output{0, 0, -1, -1};
+    return backend.sample(scores, {&output, 1}, table, batch_rows).token_ids[0];
+  };
+  check(choose(*exact, {}) == 0 && choose(*fast, {}) == 0, name + " int8 head scored by upper bytes keeps a row that only the lower byte shows");
+  const Sampling banned{.temperature = 0, .bias = {{0, -100.0f}}};
+  check(choose(*exact, banned) == 40 && choose(*fast, banned) == 40, name + " int8 head scored by upper bytes keeps a bias on the best row");
+}
+
 /// Draws follow the distribution: frequencies over seeds within five standard deviations.
 void test_sampler(Backend& backend, const std::string& name) {
   const int64_t V = 64, H = 64;
@@ -493,6 +539,7 @@ int main() {
       test_attention(*backend, name);
       test_lora(*backend, name);
       test_head(*backend, name);
+      test_coarse_bound(*backend, name);
       test_sampler(*backend, name);
     }
   std::printf("%d passed, %d failed\n", n_passed, n_failed);
