@@ -5,6 +5,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
 import { fileURLToPath } from 'node:url'
 import { AdapterRegistry } from '../adapters/registry.js'
 import { AdapterStore } from '../adapters/store.js'
@@ -53,6 +55,8 @@ const PROMPTS = [[2, ...BEGINNING, 310], [2, ...BEGINNING, 355, 320], [2, ...BEG
 /** Hot, with one seed: the slightest difference of two models shows, and the same model says the same. */
 const SAMPLING = { temperature: 2, topK: 0, topP: 1, seed: 7 }
 const SETTLE_MS = 200
+/** Small, so that the first pass has touched all of it: memory of a larger cache would come in with use, and look like a leak. */
+const KV_CACHE_BYTES = 8 * 2 ** 20
 /** Of resident memory between the first pass over all adapters and the end, bytes: the allocator's slack, not adapters. */
 export const MAX_RSS_GROWTH = 64 * 2 ** 20
 
@@ -255,7 +259,9 @@ export class AdapterStorm {
 }
 
 function settledRss(): number {
-  globalThis.gc?.()
+  setFlagsFromString('--expose-gc')
+  const collect = runInNewContext('gc') as () => void
+  collect()
   return process.memoryUsage().rss
 }
 
@@ -263,7 +269,7 @@ export async function runStorm(options: StormOptions): Promise<StormReport> {
   const folder = await mkdtemp(join(tmpdir(), 'lorikeet-storm-'))
   const engine = await createLocalEngine({
     model: '', dataDir: '', device: 'auto', compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto', nThreads: 0, maxModelLen: 512,
-    kvCacheBytes: 0, maxNumSeqs: options.nClients, maxBatchTokens: 512, maxQueue: 1_024, maxLoras: options.nSlots, maxLoraRank: 16,
+    kvCacheBytes: KV_CACHE_BYTES, maxNumSeqs: options.nClients, maxBatchTokens: 512, maxQueue: 1_024, maxLoras: options.nSlots, maxLoraRank: 16,
     prefixCache: true,
   })
   try {

@@ -63,8 +63,8 @@ double Optimizer::step(const OptimizerOptions& o, const Pause& pause) {
     clear_gradients();
     throw Error("TRAINING_DIVERGED", "the gradient's norm is not finite at step " + std::to_string(n_steps_ + 1) + ": lower the learning rate");
   }
-  AdamW options{float(o.lr), float(o.beta1), float(o.beta2), float(o.eps), float(o.weight_decay), n_steps_ + 1, 1.0f};
-  if (o.max_grad_norm > 0) options.gradient_scale = float(std::min(1.0, o.max_grad_norm / (norm + 1e-6)));
+  AdamW options{o.lr, o.beta1, o.beta2, o.eps, o.weight_decay, n_steps_ + 1, 1.0};
+  if (o.max_grad_norm > 0) options.gradient_scale = std::min(1.0, o.max_grad_norm / (norm + 1e-6));
   for (size_t i = 0; i < moments_.size(); i++) move(i, options, pause);
   n_steps_++;
   clear_gradients();
