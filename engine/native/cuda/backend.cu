@@ -1,6 +1,7 @@
 // backend.h on one CUDA device. All work is queued on one stream; begin_step uploads what the ops of a step read.
 #include "kv_pool.h"
 #include "ops.h"
+#include "query_tiles.h"
 
 namespace lorikeet {
 namespace cuda {
@@ -117,12 +118,18 @@ size_t write_step(const Batch& batch, void* host, void* device, StepData& step) 
   int32_t *ids = writer.reserve(T, step.token_ids), *positions = writer.reserve(T, step.positions), *row_of = writer.reserve(T, step.row_of_token);
   DeviceRow* rows = writer.reserve(R, step.rows);
   int32_t *global = writer.reserve(n_global, step.global_table), *sliding = writer.reserve(n_sliding, step.sliding_table);
+  QueryTile* tiles[kQueryTileLists];
+  for (int i = 0; i < kQueryTileLists; i++) {
+    step.n_query_tiles[i] = count_query_tiles(batch.rows, query_tile_size(i));
+    tiles[i] = writer.reserve(size_t(step.n_query_tiles[i]), step.query_tiles[i]);
+  }
   step.n_tokens = int(T);
   step.n_rows = int(R);
   step.n_outputs = int(batch.outputs.size());
   if (!host) return writer.used();
   std::copy(batch.token_ids.begin(), batch.token_ids.end(), ids);
   std::copy(batch.positions.begin(), batch.positions.end(), positions);
+  for (int i = 0; i < kQueryTileLists; i++) write_query_tiles(batch.rows, query_tile_size(i), tiles[i]);
   int g = 0, s = 0;
   for (size_t r = 0; r < R; r++) {
     const BatchRow& row = batch.rows[r];

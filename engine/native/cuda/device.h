@@ -33,6 +33,13 @@ struct DeviceRow {
   int sliding_first;
 };
 
+/// What one thread block of prefill attention takes: queries [first, first + size of the list) of a row of several tokens.
+struct QueryTile {
+  int32_t row, first;
+};
+constexpr int kQueryTileLists = 4;  // of tiles of 16, 32, 64 and 128 queries, the most work first
+constexpr int query_tile_size(int list) { return 16 << list; }
+
 /// Uploaded once a step; ops find here what their host arguments say.
 struct StepData {
   const int32_t* token_ids;      // [T]
@@ -43,6 +50,8 @@ struct StepData {
   const int32_t* sliding_table;
   const int32_t* out_tokens;     // [O]
   int n_tokens, n_rows, n_outputs;
+  const QueryTile* query_tiles[kQueryTileLists];
+  int n_query_tiles[kQueryTileLists];  // 0: every row has one token
 };
 
 #if defined(__CUDACC__)
