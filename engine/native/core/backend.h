@@ -92,6 +92,7 @@ struct Scores {
   std::vector<const Head*> heads;               // [S] the head that applies to each output
   std::vector<const EdgeSegment*> edges;        // [S] or null
   std::vector<bool> greedy;                     // [S] or empty: of this output only the best row is wanted
+  uint64_t ticket = 0;                          // names what logits() left on the device for sample(); 0 = nothing
 };
 
 struct SampleResult {
@@ -114,7 +115,8 @@ class Backend {
   /// Rows of all parts one after another (q, k, v in one matrix): parts share n_in and are copied or repacked.
   virtual std::unique_ptr<Linear> make_linear(std::span<const HostMatrix> parts) = 0;
   virtual std::unique_ptr<Embedding> make_embedding(const HostMatrix& matrix) = 0;
-  virtual std::unique_ptr<Head> make_head(const HostMatrix& matrix, HeadFormat format) = 0;
+  /// tied: the embedding made of this same matrix. A device may score from its rows; it outlives the head.
+  virtual std::unique_ptr<Head> make_head(const HostMatrix& matrix, HeadFormat format, const Embedding* tied = nullptr) = 0;
   virtual std::unique_ptr<KvPool> make_kv_pool(int n_blocks, int n_layers, int n_kv_heads, int head_dim) = 0;
   /// a [r, n_in], b [n_out, r] in any float dtype. column_scale [n_out] or empty: magnitude / rownorm of DoRA.
   virtual std::unique_ptr<LoraWeights> make_lora(const HostTensor& a, const HostTensor& b, float scale,

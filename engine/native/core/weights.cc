@@ -82,7 +82,7 @@ Weights load_weights(Checkpoint& checkpoint, Backend& backend, HeadFormat head, 
   }
   w.final_norm = norms.add("norm");
   w.embedding = backend.make_embedding(checkpoint.embedding());
-  w.head = backend.make_head(checkpoint.head(), head);
+  w.head = backend.make_head(checkpoint.head(), head, c.tied ? w.embedding.get() : nullptr);
   w.norms = norms.take();
   if (progress) progress("packing", uint64_t(c.n_layers + 1), uint64_t(c.n_layers + 1));
   return w;

@@ -32,7 +32,7 @@ class CpuBackend final : public Backend {
 
   std::unique_ptr<Linear> make_linear(std::span<const HostMatrix> parts) override { return make_linear_cpu(parts, act_ == DType::kF32); }
   std::unique_ptr<Embedding> make_embedding(const HostMatrix& matrix) override { return make_embedding_cpu(matrix); }
-  std::unique_ptr<Head> make_head(const HostMatrix& matrix, HeadFormat format) override { return make_head_cpu(matrix, format, act_ == DType::kF32); }
+  std::unique_ptr<Head> make_head(const HostMatrix& matrix, HeadFormat format, const Embedding*) override { return make_head_cpu(matrix, format, act_ == DType::kF32); }
   std::unique_ptr<KvPool> make_kv_pool(int n_blocks, int n_layers, int n_kv_heads, int head_dim) override {
     return make_kv_pool_cpu(n_blocks, n_layers, n_kv_heads, head_dim, act_);
   }

@@ -41,7 +41,9 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<Linear> make_linear(std::span<const HostMatrix> parts) override { return make_linear_cuda(parts); }
   std::unique_ptr<Embedding> make_embedding(const HostMatrix& matrix) override { return make_embedding_cuda(matrix); }
-  std::unique_ptr<Head> make_head(const HostMatrix& matrix, HeadFormat format) override { return make_head_cuda(matrix, format); }
+  std::unique_ptr<Head> make_head(const HostMatrix& matrix, HeadFormat format, const Embedding* tied) override {
+    return make_head_cuda(matrix, format, tied);
+  }
   std::unique_ptr<KvPool> make_kv_pool(int n_blocks, int n_layers, int n_kv_heads, int head_dim) override {
     return make_kv_pool_cuda(n_blocks, n_layers, n_kv_heads, head_dim);
   }

@@ -6,7 +6,8 @@
 namespace lorikeet::cuda {
 
 struct HeadCuda : Head {
-  Buffer data;  // [V, H] bf16
+  const nv_bf16* weights = nullptr;  // [V, H]: the tied embedding's, or those of `own`
+  Buffer own;
 };
 
 namespace {
@@ -47,7 +48,7 @@ __global__ void replaced_kernel(float* values, const nv_bf16* hidden, const nv_b
 }
 
 void score_few(Tensor values, Tensor hidden, const HeadCuda& head, cudaStream_t stream) {
-  const auto* rows = static_cast<const nv_bf16*>(head.data.data());
+  const auto* rows = head.weights;
   const unsigned blocks = unsigned(ceil_div<int64_t>(head.rows, kWarps));
   const auto launch = [&](auto kernel) {
     kernel<<<blocks, kWarps * kWarp, 0, stream>>>(values.f32(), values.stride, nv(hidden.b16()), hidden.stride, rows, head.rows, int(head.cols));
@@ -66,27 +67,32 @@ void score_few(Tensor values, Tensor hidden, const HeadCuda& head, cudaStream_t 
 
 void score(Tensor values, Tensor hidden, const HeadCuda& head, CublasLt& blas, cudaStream_t stream) {
   if (values.rows <= kFewOutputs) score_few(values, hidden, head, stream);
-  else blas.matmul(values, hidden, static_cast<const nv_bf16*>(head.data.data()), head.rows, stream);
+  else blas.matmul(values, hidden, head.weights, head.rows, stream);
 }
 
 }  // namespace
 
-std::unique_ptr<Head> make_head_cuda(const HostMatrix& matrix, HeadFormat format) {
+std::unique_ptr<Head> make_head_cuda(const HostMatrix& matrix, HeadFormat format, const Embedding* tied) {
   if (format != HeadFormat::kBF16) throw Error("UNSUPPORTED", "--head on CUDA: bf16 is built");
   auto head = std::make_unique<HeadCuda>();
   head->rows = matrix.rows;
   head->cols = matrix.cols;
   head->format = format;
+  if (tied) {
+    head->weights = embedding_rows(*tied);
+    return head;
+  }
   head->bytes = size_t(matrix.rows * matrix.cols) * 2;
-  head->data = allocate_device(head->bytes);
+  head->own = allocate_device(head->bytes);
+  head->weights = static_cast<const nv_bf16*>(head->own.data());
   if (matrix.format == WeightFormat::kBF16) {
-    check(cudaMemcpy(head->data.data(), matrix.data, head->bytes, cudaMemcpyHostToDevice), "upload of the head");
+    check(cudaMemcpy(head->own.data(), matrix.data, head->bytes, cudaMemcpyHostToDevice), "upload of the head");
     return head;
   }
   std::vector<bf16> row = std::vector<bf16>(size_t(matrix.cols));
   for (int64_t r = 0; r < matrix.rows; r++) {
     for (int64_t i = 0; i < matrix.cols; i++) row[i] = to_bf16(static_cast<const float*>(matrix.data)[r * matrix.cols + i]);
-    check(cudaMemcpy(static_cast<bf16*>(head->data.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice), "upload of the head");
+    check(cudaMemcpy(static_cast<bf16*>(head->own.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice), "upload of the head");
   }
   return head;
 }

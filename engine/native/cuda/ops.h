@@ -24,6 +24,7 @@ void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end,
 
 // embedding.cu
 std::unique_ptr<Embedding> make_embedding_cuda(const HostMatrix& matrix);
+const nv_bf16* embedding_rows(const Embedding& embedding);  // [V, H]
 void embed_cuda(Tensor x, const StepData& step, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges, cudaStream_t stream);
 
 // rmsnorm.cu
@@ -42,7 +43,7 @@ void attention_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& args, co
 void geglu_cuda(Tensor out, Tensor gate_up, cudaStream_t stream);
 
 // head.cu
-std::unique_ptr<Head> make_head_cuda(const HostMatrix& matrix, HeadFormat format);
+std::unique_ptr<Head> make_head_cuda(const HostMatrix& matrix, HeadFormat format, const Embedding* tied);
 void logits_cuda(Scores& scores, CublasLt& blas, Buffer& scratch, cudaStream_t stream);
 
 // sampler.cu
