@@ -36,6 +36,8 @@ export class JobQueue {
   readonly #tasks = new Set<Promise<void>>()
   #current: Current | undefined
   #isClosed = false
+  /** The job that was last said to wait for another run. */
+  #waitingId: string | undefined
   #wake: () => void = () => {}
   #isAwake = false
 
@@ -211,10 +213,20 @@ export class JobQueue {
       case 'interrupted':
         this.#interrupted(job.id, outcome.message)
         return sleep(RETRY_MS)
+      case 'busy':
+        this.#waits(job.id)
+        return sleep(RETRY_MS)
       default:
         // Paused and cancelled say so already; when the server stops, the job waits for the next one.
         this.#store.update(job.id, { status: 'queued' }, ['running'])
     }
+  }
+
+  /** Told once, however long it takes. */
+  #waits(id: string): void {
+    if (this.#store.update(id, { status: 'queued' }, ['running']) === undefined || this.#waitingId === id) return
+    this.#waitingId = id
+    this.#store.addEvent(id, 'warn', 'The job waits for another training run to end')
   }
 
   #interrupted(id: string, message: string): void {

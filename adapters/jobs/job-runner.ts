@@ -12,14 +12,16 @@ export type RunOutcome =
   | { readonly kind: 'stopped' }
   /** The engine went away: try again once it is back. */
   | { readonly kind: 'interrupted'; readonly message: string }
+  /** Another run has the engine, or the directory: try again later. */
+  | { readonly kind: 'busy' }
   /** No space: the owner resumes it when there is some. */
   | { readonly kind: 'paused'; readonly message: string }
   | { readonly kind: 'failed'; readonly error: JobError }
 
-/** It may be back, or free, in a moment. */
+/** It may be back in a moment. */
 export function isEngineGone(error: unknown): boolean {
   const { code } = error as { code?: string }
-  return code === 'ENGINE_RESTARTED' || code === 'ENGINE_UNAVAILABLE' || code === 'TRAINING_BUSY'
+  return code === 'ENGINE_RESTARTED' || code === 'ENGINE_UNAVAILABLE'
 }
 
 export class JobRun {
@@ -124,6 +126,7 @@ export class JobRun {
   #failure(error: unknown): RunOutcome {
     const { code = 'INTERNAL', message, param = null } = error as Partial<EngineError> & Error
     if (isEngineGone(error)) return { kind: 'interrupted', message }
+    if (code === 'TRAINING_BUSY') return { kind: 'busy' }
     if (meansDiskFull(error)) return { kind: 'paused', message }
     const isData = code === 'DATA_INVALID'
     const told: JobError = {

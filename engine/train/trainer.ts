@@ -14,6 +14,7 @@ import { ADAPTER, type Checkpoint, CheckpointStore, type RunIdentity, demandSame
 import { type Dataset, prepareDataset } from './dataset.js'
 import { type PackedRows, oneRowEach, packAsTrl, packBestFit } from './packing.js'
 import { StepPlan } from './plan.js'
+import { RunLock } from './run-lock.js'
 import { RunLog } from './run-log.js'
 import type { SampleEncoder } from './sample-encoder.js'
 import { StepRunner } from './step-runner.js'
@@ -30,11 +31,19 @@ export interface TrainBase {
   createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer>
 }
 
-/** @throws EngineError DATA_INVALID, INVALID_REQUEST, OUT_OF_MEMORY, DISK_FULL, ADAPTER_INVALID */
+/** @throws EngineError DATA_INVALID, INVALID_REQUEST, OUT_OF_MEMORY, DISK_FULL, ADAPTER_INVALID, TRAINING_BUSY: the directory is taken */
 export async function* runTraining(request: TrainRequest, base: TrainBase, signal: AbortSignal): AsyncGenerator<TrainEvent> {
-  const { outputDir } = request
-  await mkdir(outputDir, { recursive: true })
-  const checkpoints = new CheckpointStore(outputDir)
+  await mkdir(request.outputDir, { recursive: true })
+  const lock = await RunLock.acquire(request.outputDir)
+  try {
+    yield* runLocked(request, base, signal)
+  } finally {
+    await lock.release()
+  }
+}
+
+async function* runLocked(request: TrainRequest, base: TrainBase, signal: AbortSignal): AsyncGenerator<TrainEvent> {
+  const checkpoints = new CheckpointStore(request.outputDir)
   const checkpoint = await checkpoints.latest()
   const startStep = checkpoint?.state.step ?? 0
   let data: Dataset

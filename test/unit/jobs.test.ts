@@ -229,6 +229,14 @@ t.test('a job that ends the engine again and again without a new step fails', as
   t.match(await over(jobs, add().id), { status: 'failed', error: { code: 'engine_crashed', message: /ended 3 times/ } })
 })
 
+t.test('a job waits, and says so once, while another run has the engine or its directory', async (t) => {
+  const failAt = Array.from({ length: 4 }, () => ({ step: 1, error: new EngineError('TRAINING_BUSY', 'another run is going on in /there') }))
+  const { jobs, add } = await start(t, { training: { failAt } })
+  const { id } = add()
+  t.match(await over(jobs, id), { status: 'succeeded', crashes: 0 })
+  t.same(messages(jobs, id).filter((message) => message.includes('wait')), ['The job waits for another training run to end'])
+})
+
 t.test('out of memory, bad data and a diverged run fail the job, and the next one runs', async (t) => {
   const failAt = [{ step: 1, error: new EngineError('OUT_OF_MEMORY', 'needs 9 GiB, 2 are free') }]
   const { jobs, root, registry, add } = await start(t, { training: { failAt } })
