@@ -131,6 +131,51 @@ void test_adamw_8bit() {
   }
 }
 
+/// Bytes from hexadecimal digits.
+template <class T>
+std::vector<T> from_hex(const std::string& text) {
+  std::vector<T> values(text.size() / 2 / sizeof(T));
+  auto* bytes = reinterpret_cast<uint8_t*>(values.data());
+  for (size_t i = 0; i < values.size() * sizeof(T); i++) bytes[i] = uint8_t(std::stoi(text.substr(2 * i, 2), nullptr, 16));
+  return values;
+}
+
+/// test/fixtures/record-adamw-8bit.py says what was recorded.
+void test_adamw_8bit_is_bitsandbytes() {
+  std::ifstream file(LORIKEET_FIXTURES "/adamw-8bit.txt");
+  std::string name, text;
+  const auto next = [&](const char* expected) {
+    file >> name >> text;
+    if (name != expected) throw Error("INTERNAL", std::string("adamw-8bit.txt: no ") + expected);
+    return text;
+  };
+  std::vector<float> p = from_hex<float>(next("p"));
+  const int64_t n = int64_t(p.size()), n_blocks = (n + kStateBlock - 1) / kStateBlock;
+  std::vector<float> absmax(2 * n_blocks);
+  std::vector<uint8_t> codes(2 * n);
+  const EightBitMoment m{codes.data(), absmax.data()}, v{codes.data() + n, absmax.data() + n_blocks};
+  AdamW o{1e-2, 0.9, 0.999, 1e-8, 0.1, 0, 1.0};
+  double apart = 0, scales_apart = 0;
+  int n_steps = 0, n_codes = 0;
+  for (; file.peek() != EOF && n_steps < 5; n_steps++) {
+    const std::vector<float> g = from_hex<float>(next("g"));
+    o.step++;
+    adamw_8bit(p.data(), g.data(), m, v, n, o);
+    const std::vector<float> their_p = from_hex<float>(next("p"));
+    for (int64_t i = 0; i < n; i++) apart = std::max(apart, std::fabs(p[i] - double(their_p[i])) / (1 + std::fabs(their_p[i])));
+    for (const auto& [moment, codes_name, scales_name] : {std::tuple(m, "m", "m_absmax"), std::tuple(v, "v", "v_absmax")}) {
+      const auto their_codes = from_hex<uint8_t>(next(codes_name));
+      const auto their_scales = from_hex<float>(next(scales_name));
+      for (int64_t i = 0; i < n; i++) n_codes += moment.codes[i] != their_codes[i];
+      for (int64_t b = 0; b < n_blocks; b++) scales_apart = std::max(scales_apart, std::fabs(moment.absmax[b] / double(their_scales[b]) - 1));
+    }
+  }
+  check(n_steps == 5 && n == 300, "five steps of bitsandbytes over 300 values were read");
+  check(apart < 2.5e-7, "8-bit AdamW moves parameters as bitsandbytes does: " + std::to_string(apart * 1e7) + "e-7");
+  check(n_codes == 0, "its moments are bitsandbytes' codes: " + std::to_string(n_codes) + " of 3000 differ");
+  check(scales_apart < 3e-7, "its scales are bitsandbytes': " + std::to_string(scales_apart * 1e7) + "e-7");
+}
+
 void test_tape() {
   const Gemma3Config c = config_by_name("gemma-3-270m");
   uint64_t bytes[3];
@@ -149,6 +194,7 @@ int main() {
   test_parameters();
   test_dynamic_maps();
   test_adamw_8bit();
+  test_adamw_8bit_is_bitsandbytes();
   test_tape();
   return finish();
 }
