@@ -1,6 +1,8 @@
 #include "allocate.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -24,7 +26,8 @@ void release(void* data, size_t bytes) {
 Buffer allocate(size_t bytes) {
   const size_t rounded = bytes == 0 ? 4096 : (bytes + 4095) / 4096 * 4096;
   void* data = mmap(nullptr, rounded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) throw Error("OUT_OF_MEMORY", "could not allocate " + std::to_string(bytes) + " bytes");
+  if (data == MAP_FAILED)
+    throw Error("OUT_OF_MEMORY", "could not allocate " + std::to_string(bytes) + " bytes, " + std::to_string(available_bytes()) + " are free");
   if (rounded >= (2u << 20)) madvise(data, rounded, MADV_HUGEPAGE);
   total += rounded;
   return Buffer(data, rounded, release);
@@ -44,12 +47,21 @@ std::optional<uint64_t> number_in(const char* path, const std::string& name) {
   return std::nullopt;
 }
 
+/// Of the limit on the process's address space.
+uint64_t free_address_space() {
+  rlimit limit{};
+  const auto pages = number_in("/proc/self/statm", "");
+  if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || !pages) return UINT64_MAX;
+  const uint64_t all = limit.rlim_cur, used = *pages * uint64_t(sysconf(_SC_PAGESIZE));
+  return all - std::min(all, used);
+}
+
 }  // namespace
 
 uint64_t available_bytes() {
   const std::string group = "/sys/fs/cgroup/memory.";
-  uint64_t available = UINT64_MAX;
-  if (const auto kib = number_in("/proc/meminfo", "MemAvailable:")) available = *kib * 1024;
+  uint64_t available = free_address_space();
+  if (const auto kib = number_in("/proc/meminfo", "MemAvailable:")) available = std::min(available, *kib * 1024);
   const auto limit = number_in((group + "max").c_str(), ""), used = number_in((group + "current").c_str(), "");  // "max": no limit
   if (!limit || !used) return available;
   const uint64_t held = *used - std::min(*used, number_in((group + "stat").c_str(), "inactive_file").value_or(0));

@@ -1,10 +1,13 @@
 // A trainer over a model of one layer made here: gradients against finite differences of the whole loss, work that is ended anywhere,
 // files. Small enough for the sanitizers.
+#include <sys/resource.h>
+
 #include <cmath>
 
 #include "../core/model.h"
 #include "../core/trained_files.h"
 #include "../core/trainer.h"
+#include "../cpu/allocate.h"
 #include "tiny_model.h"
 
 namespace lorikeet::testing {
@@ -191,11 +194,53 @@ void test_not_finite() {
   check(trainer.optimizer_step({1e-3}, kNoPause) == 0, "the gradients are cleared");
 }
 
+/// As under ulimit -v: while it lives the process may take that many bytes more.
+class AddressSpaceLimit {
+ public:
+  explicit AddressSpaceLimit(uint64_t bytes_more) {
+    getrlimit(RLIMIT_AS, &before_);
+    uint64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const rlimit limit{pages * 4096 + bytes_more, before_.rlim_max};
+    setrlimit(RLIMIT_AS, &limit);
+  }
+  ~AddressSpaceLimit() { setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+void test_out_of_memory() {
+#if !defined(__SANITIZE_ADDRESS__)  // it takes all address space there is
+  const Scratch dir;
+  const auto model = tiny(dir, "fp32", "auto");
+  TrainerOptions large = every_module();
+  large.trained.rank = 1024;
+  const size_t before = allocated_bytes();
+  {
+    const AddressSpaceLimit limit(4 << 20);
+    check_error("a trainer that does not fit", "OUT_OF_MEMORY", "MiB are free", [&] { Trainer(model->backend(), model->weights(), large, kNoPause); });
+    check_error("what it is made of", "OUT_OF_MEMORY", "MiB (parameters", [&] { Trainer(model->backend(), model->weights(), large, kNoPause); });
+  }
+  check(allocated_bytes() == before, "a trainer that does not fit has taken nothing");
+  Trainer trainer(model->backend(), model->weights(), every_module(), kNoPause);
+#pragma omp parallel  // the threads have their stacks before
+  { }
+  {
+    const AddressSpaceLimit limit(2 << 20);  // less than a chunk of an arena
+    check_error("a step without room for its scratch", "OUT_OF_MEMORY", "could not allocate", [&] { trainer.accumulate(batch(), 1, kNoPause); });
+  }
+  Trainer other(model->backend(), model->weights(), every_module(), kNoPause);
+  check(loss_of(trainer) == loss_of(other), "once there is room the trainer goes on");
+#endif
+}
+
 }  // namespace
 }  // namespace lorikeet::testing
 
 int main() {
   using namespace lorikeet::testing;
+  test_out_of_memory();  // first: no scratch has been kept yet
   for (const std::string& isa : lorikeet::cpu_isas()) test_gradients(isa.c_str());
   test_magnitudes();
   test_ended_anywhere("fp32");
