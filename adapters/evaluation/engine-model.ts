@@ -4,16 +4,11 @@ import { randomUUID } from 'node:crypto'
 import type { AdapterHandle, Engine, GenerateRequest, Prompt, TokenLogprob } from '../../engine/api.js'
 import { EngineError } from '../../engine/errors.js'
 import type { TrainRow } from '../../engine/train/row-format.js'
+import type { EvaluationModel, Scores } from './evaluation-model.js'
 
 export type EvaluationEngine = Pick<Engine, 'generate' | 'tokenize' | 'info'>
 
-export interface Scores {
-  readonly lossSum: number                // nats
-  readonly targets: number
-  readonly correct: number                // greedy hits
-}
-
-export class EngineModel {
+export class EngineModel implements EvaluationModel {
   readonly name: string
   readonly #engine: EvaluationEngine
   readonly #adapter: AdapterHandle | null
@@ -24,7 +19,6 @@ export class EngineModel {
     this.#adapter = adapter
   }
 
-  /** What the model says after the row's prompt, greedily. */
   async answer(row: TrainRow, maxTokens: number, signal?: AbortSignal): Promise<string> {
     let text = ''
     const request = { prompt: promptOf(row), maxTokens, sampling: { temperature: 0 } }
@@ -32,7 +26,6 @@ export class EngineModel {
     return text
   }
 
-  /** Loss over the row's last answer, its end of turn included. Undefined: longer than the context. */
   async score(row: TrainRow, signal?: AbortSignal): Promise<Scores | undefined> {
     const tokenIds = await this.#engine.tokenize(wholeOf(row))
     const prompt = await this.#engine.tokenize(promptOf(row))

@@ -1,6 +1,6 @@
 // One model on one data set: loss and token accuracy of the expected answers, and what its own answers are worth.
 
-import type { EngineModel, Scores } from './engine-model.js'
+import type { EvaluationModel, Scores } from './evaluation-model.js'
 import type { EvaluationReport, Metric, WrongAnswer } from './report.js'
 import type { EvaluationSample } from './samples.js'
 import type { SqlJudge } from './sql-judge.js'
@@ -34,7 +34,7 @@ const MAX_WRONG = 50
 
 /** @throws EngineError ABORTED, or what the engine throws */
 export async function evaluate(
-  model: EngineModel, samples: readonly EvaluationSample[], options: EvaluateOptions,
+  model: EvaluationModel, samples: readonly EvaluationSample[], options: EvaluateOptions,
 ): Promise<EvaluationReport> {
   const startedAt = performance.now()
   const outcomes: Outcome[] = []
@@ -58,7 +58,7 @@ export async function evaluate(
 }
 
 async function evaluateOne(
-  model: EngineModel, { row, expected }: EvaluationSample, sample: number, options: EvaluateOptions,
+  model: EvaluationModel, { row, expected }: EvaluationSample, sample: number, options: EvaluateOptions,
 ): Promise<Outcome> {
   const { metrics, signal, database, judge, maxTokens = DEFAULT_MAX_TOKENS } = options
   const scores = metrics.includes('loss') || metrics.includes('token_accuracy') ? await model.score(row, signal) : undefined

@@ -3,21 +3,26 @@
 import { writeFile } from 'node:fs/promises'
 import { EngineModel } from '../../adapters/evaluation/engine-model.js'
 import { evaluate, type EvaluateOptions } from '../../adapters/evaluation/evaluate.js'
+import type { EvaluationModel } from '../../adapters/evaluation/evaluation-model.js'
 import { formatReports, METRICS, type EvaluationReport, type Metric } from '../../adapters/evaluation/report.js'
 import { readSamples } from '../../adapters/evaluation/samples.js'
 import { SqlJudge } from '../../adapters/evaluation/sql-judge.js'
 import { adapterFolder } from '../../adapters/stored-folder.js'
 import type { AdapterHandle, Engine } from '../../engine/api.js'
 import { startEngine } from '../../engine/client.js'
-import { loadConfig } from '../config.js'
+import { clientApiKey, loadConfig, type ServerConfig } from '../config.js'
 import type { StartEngine } from '../main.js'
 import { ProgressBar } from '../progress-bar.js'
 import { UsageError } from '../settings.js'
-import { describeFlags, needFlag, numberFlag, parseFlags, splitFlags } from './command-flags.js'
+import { describeFlags, needFlag, numberFlag, parseFlags, splitFlags, type FlagValues } from './command-flags.js'
+import { modelsOfServer } from './eval-server.js'
+import { ServerClient } from './server-client.js'
 import { told } from './told.js'
 
 const FLAGS = {
   data: ['PATH', 'JSONL, CSV or Parquet, as for training; the last answer is the expected one.'],
+  server: ['URL', 'Measure models of this running server; --adapter is then the name of one.'],
+  'api-key': ['KEY', 'Key for that server (or LORIKEET_API_KEY).'],
   adapter: ['NAME|DIR', 'PEFT folder, or NAME or NAME@VERSION of the data directory.'],
   'only-adapter': ['', 'Do not measure the base beside it.'],
   database: ['FILE', 'SQLite file that expected and written SQL run against (read-only).'],
@@ -30,6 +35,7 @@ const FLAGS = {
 } as const
 
 const USAGE = `Usage: lorikeet eval --model PATH --data PATH [--adapter NAME|DIR] [--database FILE] [FLAGS]
+       lorikeet eval --server URL --data PATH [--adapter NAME] [--database FILE] [FLAGS]
 
 Greedy answers. Execution accuracy compares rows, in their order where the expected query orders them.
 
@@ -58,23 +64,45 @@ export async function evaluateModel(args: readonly string[], start: StartEngine 
   const timeoutMs = numberFlag(flags['sql-timeout-ms'], 'sql-timeout-ms', 5_000, [1, 1e7])
   return told(async () => {
     const samples = await readSamples([data], limit)
-    const { adapter: name } = flags
-    const adapter = name === undefined ? undefined : { name, path: await adapterFolder(name, config.dataDir) }
-    const bar = new ProgressBar()
-    const engine = await start(config.engine, (progress) => bar.update(progress))
-    bar.finish()
     const judge = new SqlJudge({ timeoutMs })
     const reports: EvaluationReport[] = []
+    const { models, close } = flags.server === undefined
+      ? await loadModels(config, start, flags) : await servedModels(flags.server, flags)
     try {
-      for (const model of await modelsOf(engine, config.modelNames[0]!, adapter, flags['only-adapter'] === true)) {
-        reports.push(await measure(model, samples, { ...options, judge }))
-      }
+      for (const model of models) reports.push(await measure(model, samples, { ...options, judge }))
     } finally {
       judge.close()
-      await engine.close()
+      await close()
     }
     await show(reports, flags.json)
   })
+}
+
+interface Models {
+  readonly models: readonly EvaluationModel[]
+  close(): Promise<void>
+}
+
+type Flags = FlagValues<typeof FLAGS>
+
+async function servedModels(server: string, flags: Flags): Promise<Models> {
+  const client = new ServerClient(server, clientApiKey(flags['api-key']))
+  return { models: await modelsOfServer(client, flags.adapter, flags['only-adapter'] === true), close: async () => {} }
+}
+
+async function loadModels(config: ServerConfig, start: StartEngine, flags: Flags): Promise<Models> {
+  const { adapter: name } = flags
+  const adapter = name === undefined ? undefined : { name, path: await adapterFolder(name, config.dataDir) }
+  const bar = new ProgressBar()
+  const engine = await start(config.engine, (progress) => bar.update(progress))
+  bar.finish()
+  const close = () => engine.close()
+  try {
+    return { models: await modelsOf(engine, config.modelNames[0]!, adapter, flags['only-adapter'] === true), close }
+  } catch (error) {
+    await close()
+    throw error
+  }
 }
 
 function metricsOf(list: string | undefined, hasDatabase: boolean): Metric[] {
@@ -99,7 +127,7 @@ async function modelsOf(
   return isAlone ? [adapted] : [base, adapted]
 }
 
-async function measure(model: EngineModel, samples: Parameters<typeof evaluate>[1], options: EvaluateOptions): Promise<EvaluationReport> {
+async function measure(model: EvaluationModel, samples: Parameters<typeof evaluate>[1], options: EvaluateOptions): Promise<EvaluationReport> {
   const bar = new ProgressBar()
   const tell = (done: number, total: number) => bar.update({ phase: model.name, done, total })
   tell(0, samples.length)

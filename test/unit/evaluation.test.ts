@@ -14,6 +14,7 @@ import { EngineError } from '../../engine/errors.js'
 import { evaluateModel } from '../../server/commands/eval.js'
 import { UsageError } from '../../server/settings.js'
 import { FakeEngine, type FakeScript } from '../server/fake-engine.js'
+import { listen, MODEL, startApp } from '../server/harness.js'
 import { peftFolder, temporaryFolder } from './adapters-fixtures.js'
 
 const row = (question: string, answer: string) =>
@@ -148,6 +149,28 @@ t.test('lorikeet eval measures base and adapter, and writes JSON', async (t) => 
   t.match(reports, [{ model: 'base', execution_accuracy: 1 / 3 }, { model: adapter, samples: 4 }])
   t.ok(engine.requests.some((request) => request.adapter?.slot === 0))
   t.equal(engine.state, 'closed')
+})
+
+t.test('lorikeet eval --server measures what a running server serves, to the same numbers', async (t) => {
+  const plain = JSON.stringify({ prompt: 'a plain known', completion: NAMES })
+  const { run, folder, data, database } = await start(t, [...ROWS, plain, row('x'.repeat(9_000), 'SELECT 1')])
+  const json = join(folder, 'report.json')
+  const url = await listen(await startApp(t, { engine: new FakeEngine(script) }))
+  const quietly = async (...args: string[]) => {
+    const captured = [t.capture(process.stdout, 'write', () => true), t.capture(process.stderr, 'write', () => true)]
+    try {
+      return await evaluateModel(['--server', url, '--data', data, ...args])
+    } finally {
+      for (const { restore } of captured) restore()
+    }
+  }
+  t.equal(await quietly('--database', database, '--json', json), 0)
+  const { seconds: _here, ...here } = await run({ maxTokens: 256 })
+  const [{ seconds: _there, ...there }] = JSON.parse(await readFile(json, 'utf8'))
+  t.ok(here.loss! > 0)
+  const rounded = (report: { loss: number }) => ({ ...report, model: MODEL, loss: report.loss.toFixed(9), perplexity: 0 })
+  t.same(rounded(there), rounded(here as { loss: number }))
+  await t.rejects(quietly('--adapter', 'none'), { message: /The model 'none' does not exist/ })
 })
 
 t.test('lorikeet eval says what is wrong with its flags and files', async (t) => {
