@@ -1,6 +1,7 @@
 // Which elements are dropped, as a function of seed, token, module and element alone: forward, recomputation and backward agree on any
 // number of threads. Element i of token t is word i % 64 / 16 of philox(seed, token_counter + t, module | j << 32), j = i / 64 * 16 + i % 16:
-// sixteen counters at a time give sixty-four neighbours. Kept where the word is at least p 2^32.
+// sixteen counters at a time give sixty-four neighbours. Kept where the word is at least p 2^32. Drawing costs more than dropping, so
+// the bits that a forward pass has drawn are kept for its backward pass.
 #include <algorithm>
 
 #include "../core/philox.h"
@@ -44,26 +45,72 @@ inline void philox16(uint64_t seed, uint64_t counter, uint32_t module, u32x16 j,
   }
 }
 
-template <class T>
-void drop(T* out, const T* x, int64_t n, int64_t t, const Dropout& d) {
+/// Bit i of the result: lane i of the mask is set.
+inline uint64_t lane_bits(i32x16 mask) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+#elif defined(__AVX2__)
+  __m256 halves[2];
+  std::memcpy(halves, &mask, 64);
+  return uint64_t(uint32_t(_mm256_movemask_ps(halves[0])) | uint32_t(_mm256_movemask_ps(halves[1])) << 8);
+#else
+  uint64_t bits = 0;
+  for (int i = 0; i < kLanes; i++) bits |= uint64_t(mask[i] & 1) << i;
+  return bits;
+#endif
+}
+
+/// bits [ceil(n / 64)] of token t: set where the element is kept.
+void draw_row(uint64_t* bits, int64_t n, int64_t t, const Dropout& d) {
   const uint32_t threshold = uint32_t(std::min(double(d.p) * 4294967296.0, 4294967295.0));
-  const float keep = 1.0f / (1.0f - d.p);
   const u32x16 lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   for (int64_t i = 0; i < n; i += 64) {
     u32x16 words[4];
     philox16(d.seed, d.token_counter + uint64_t(t), d.module, lanes + uint32_t(i / 4), words);
-    for (int64_t w = 0; w < 4 && i + w * kLanes < n; w++) {
-      const int64_t at = i + w * kLanes;
-      const f32x16 factor = select((i32x16)(words[w] < threshold), splat(0), splat(keep));
-      if (at + kLanes <= n) store_from_f32(out + at, load_as_f32(x + at) * factor);
-      else for (int64_t l = 0; at + l < n; l++) out[at + l] = from_f32<T>(as_f32(x[at + l]) * factor[l]);
-    }
+    uint64_t kept = 0;
+    for (int w = 0; w < 4; w++) kept |= lane_bits((i32x16)(words[w] >= threshold)) << (w * kLanes);
+    bits[i / 64] = kept;
+  }
+}
+
+bool same(const Dropout& a, const Dropout& b) {
+  return a.p == b.p && a.seed == b.seed && a.token_counter == b.token_counter && a.module == b.module;
+}
+
+template <class T>
+void drop(T* out, const T* x, int64_t n, const uint64_t* bits, float p) {
+  const float keep = 1.0f / (1.0f - p);
+  const u32x16 bit = (u32x16{} + 1u) << u32x16{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const uint32_t kept = uint32_t(bits[i / 64] >> (i % 64)) & 0xffff;
+    const f32x16 factor = select((i32x16)((bit & kept) != 0u), splat(keep), splat(0));
+    if (i + kLanes <= n) store_from_f32(out + i, load_as_f32(x + i) * factor);
+    else for (int64_t l = 0; i + l < n; l++) out[i + l] = from_f32<T>(as_f32(x[i + l]) * factor[l]);
   }
 }
 
 }  // namespace
 
-void dropout_row(float* out, const float* x, int64_t n, int64_t t, const Dropout& d) { drop(out, x, n, t, d); }
-void dropout_row(bf16* out, const bf16* x, int64_t n, int64_t t, const Dropout& d) { drop(out, x, n, t, d); }
+const uint64_t* dropout_masks(TrainingContext& context, int64_t T, int64_t n, const Dropout& d) {
+  constexpr size_t kMostKept = 64 << 20;  // bytes of all modules
+  const int64_t words = (n + 63) / 64;
+  DropoutMasks& masks = context.masks[d.module];
+  if (masks.n_tokens == T && masks.n == n && same(masks.dropout, d)) return masks.bits.data();
+  const size_t bytes = size_t(T * words) * 8, others = context.mask_bytes - masks.bits.capacity() * 8;
+  const bool is_kept = others + bytes <= kMostKept;
+  if (is_kept) {
+    masks.n_tokens = 0;  // what it held is no more, whatever follows
+    masks.bits.resize(size_t(T * words));
+    context.mask_bytes = others + masks.bits.capacity() * 8;
+  }
+  uint64_t* bits = is_kept ? masks.bits.data() : context.arena.take<uint64_t>(T * words);
+#pragma omp parallel for if (T > 4)
+  for (int64_t t = 0; t < T; t++) draw_row(bits + t * words, n, t, d);
+  if (is_kept) masks = {d, T, n, std::move(masks.bits)};
+  return bits;
+}
+
+void dropout_row(float* out, const float* x, int64_t n, const uint64_t* bits, float p) { drop(out, x, n, bits, p); }
+void dropout_row(bf16* out, const bf16* x, int64_t n, const uint64_t* bits, float p) { drop(out, x, n, bits, p); }
 
 }  // namespace lorikeet::CPU_NS

@@ -34,8 +34,10 @@ template <class T>
 Tensor drop_rows(TrainingContext& context, Tensor x, const Dropout& dropout) {
   if (dropout.p <= 0) return x;
   T* out = context.arena.take<T>(x.rows * x.cols);
+  const uint64_t* bits = dropout_masks(context, x.rows, x.cols, dropout);
+  const int64_t words = (x.cols + 63) / 64;
 #pragma omp parallel for if (x.rows > 4)
-  for (int64_t t = 0; t < x.rows; t++) dropout_row(out + t * x.cols, typed_row<T>(x, t), x.cols, t, dropout);
+  for (int64_t t = 0; t < x.rows; t++) dropout_row(out + t * x.cols, typed_row<T>(x, t), x.cols, bits + t * words, dropout.p);
   return {out, x.dtype, x.rows, x.cols, x.cols};
 }
 
@@ -96,6 +98,7 @@ void gradient_x(TrainingContext& context, Tensor dx, const float* dk, const Pair
   const Right<float> a = right_of(context, pair.a);
   const bool drop = pair.dropout.p > 0;
   float* scratch = drop ? context.arena.take<float>(context.n_threads * kRowsTogether * s.n_in) : nullptr;
+  const uint64_t* bits = drop ? dropout_masks(context, s.T, s.n_in, pair.dropout) : nullptr;
 #pragma omp parallel for schedule(dynamic, 1)
   for (int64_t t = 0; t < s.T; t += kRowsTogether) {
     const Product product{std::min(kRowsTogether, s.T - t), s.n_in, s.r, 1, !drop};
@@ -103,7 +106,7 @@ void gradient_x(TrainingContext& context, Tensor dx, const float* dk, const Pair
     gemm(to, drop ? s.n_in : dx.stride, by_row(dk + t * s.r, s.r), a, product);
     for (int64_t i = 0; drop && i < product.M; i++) {
       float *row = to + i * s.n_in, *sum = dx.f32(t + i);
-      dropout_row(row, row, s.n_in, t + i, pair.dropout);
+      dropout_row(row, row, s.n_in, bits + (t + i) * ((s.n_in + 63) / 64), pair.dropout.p);
       for (int64_t c = 0; c < s.n_in; c += kLanes) store(sum + c, load(sum + c) + load(row + c));
     }
   }

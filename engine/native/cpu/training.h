@@ -1,14 +1,25 @@
 // The training operations of the CPU backend, one file each; training.cc maps training_ops.h onto them.
 #pragma once
+#include <unordered_map>
+
 #include "../core/training_ops.h"
 #include "arena.h"
 #include "ops.h"
 
 namespace lorikeet::CPU_NS {
 
+/// What one module dropped last.
+struct DropoutMasks {
+  Dropout dropout;
+  int64_t n_tokens = 0, n = 0;
+  std::vector<uint64_t> bits;  // [n_tokens, ceil(n / 64)]
+};
+
 /// What every operation needs beside its arguments.
 struct TrainingContext {
   Arena arena;
+  std::unordered_map<uint32_t, DropoutMasks> masks;  // by module
+  size_t mask_bytes = 0;
   int n_threads = 1;
   DType act = DType::kBF16;
 };
@@ -19,9 +30,11 @@ void lora_backward_cpu(TrainingContext& context, Tensor dx, Tensor da, Tensor db
                        const TrainedPair& pair);
 
 // dropout.cc
-/// out [n] = x [n] of token t with dropped elements zero and the others divided by 1 - p.
-void dropout_row(float* out, const float* x, int64_t n, int64_t t, const Dropout& dropout);
-void dropout_row(bf16* out, const bf16* x, int64_t n, int64_t t, const Dropout& dropout);
+/// Bits [T, ceil(n / 64)], set where an element is kept. They stand until the arena's scope ends or the module draws others.
+const uint64_t* dropout_masks(TrainingContext& context, int64_t T, int64_t n, const Dropout& dropout);
+/// out [n] = x [n] with dropped elements zero and the others divided by 1 - p.
+void dropout_row(float* out, const float* x, int64_t n, const uint64_t* bits, float p);
+void dropout_row(bf16* out, const bf16* x, int64_t n, const uint64_t* bits, float p);
 
 // dora_train.cc
 void dora_scale_cpu(Tensor out, const float* magnitude, const float* row_norm);

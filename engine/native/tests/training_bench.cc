@@ -113,9 +113,12 @@ class Bench {
           dx(DType::kF32, o_.tokens, s.n_in, *backend_);
       Matrix a(DType::kF32, r, s.n_in, *backend_), b(DType::kF32, s.n_out, r, *backend_), da(DType::kF32, r, s.n_in, *backend_);
       Matrix db(DType::kF32, s.n_out, r, *backend_), kept(DType::kF32, o_.tokens, r, *backend_);
-      const TrainedPair pair{a.tensor, b.tensor, 1e-6f, Dropout{o_.dropout, 1, 0, 1}};
+      TrainedPair pair{a.tensor, b.tensor, 1e-6f, Dropout{o_.dropout, 1, 0, 1}};
       const double flops = 2.0 * o_.tokens * r * (s.n_out + s.n_in);
-      time(std::string("lora_forward ") + s.name, flops, s.weight, [&] { ops_->lora_forward(out.tensor, kept.tensor, x.tensor, pair); });
+      time(std::string("lora_forward ") + s.name, flops, s.weight, [&] {
+        pair.dropout.token_counter += uint64_t(o_.tokens);  // forward draws what backward drops again
+        ops_->lora_forward(out.tensor, kept.tensor, x.tensor, pair);
+      });
       time(std::string("lora_backward ") + s.name, 2 * flops, s.weight,
            [&] { ops_->lora_backward(dx.tensor, da.tensor, db.tensor, out.tensor, kept.tensor, x.tensor, pair); });
     }

@@ -266,6 +266,11 @@ void test_dropout(std::vector<Setting>& settings) {
       return true;
     };
     check(same_zeros(own.data(), mask.data(), T * K), s.name + " drops the same elements as plain code");
+    // Shapes are equal, so that only what the draw depends on tells one call from the one before.
+    for (const Dropout& other : {Dropout{0.1f, 42, 1, 3}, Dropout{0.1f, 43, 0, 3}, Dropout{0.2f, 42, 0, 3}}) {
+      check(!same_zeros(mask_of(s, T, K, other).data(), mask.data(), T * K), s.name + " drops others at another token, seed or rate");
+      check(same_zeros(mask_of(s, T, K, dropout).data(), mask.data(), T * K), s.name + " drops the same again after others");
+    }
     check(same_zeros(later.data(), mask.data() + 100 * K, (T - 100) * K), s.name + " drops by the run's token, whatever the micro-batch");
     check(!same_zeros(mask_of(s, T, K, Dropout{0.1f, 42, 0, 4}).data(), mask.data(), T * K), s.name + " drops others in another module");
     check(!same_zeros(mask_of(s, T, K, Dropout{0.1f, 43, 0, 3}).data(), mask.data(), T * K), s.name + " drops others with another seed");
