@@ -1,6 +1,7 @@
 // Training on a real server: the OpenAI client from upload to answer, inference meanwhile, and processes that are killed.
 
-import { mkdtempSync, rmSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -98,4 +99,33 @@ t.test('a job survives SIGKILL of the whole server: the next one goes on from th
   const metrics = data.map((event) => event.data as { train_loss?: number; step: number } | null)
   const steps = metrics.flatMap((metric) => (metric?.train_loss === undefined ? [] : [metric.step]))
   t.same(steps.reverse(), Array.from({ length: 30 }, (_, i) => i + 1), `every step once, also those before the kill at ${step}`)
+})
+
+const hasPrlimit = process.platform === 'linux' && existsSync('/usr/bin/prlimit')
+
+t.test('a job that does not fit in memory fails with figures, and the server goes on', { skip: !hasPrlimit }, async (t) => {
+  const dataDir = mkdtempSync(join(tmpdir(), 'lorikeet-jobs-'))
+  t.teardown(() => rmSync(dataDir, { recursive: true, force: true }))
+  const { server, client, create, over, say } = await open(t, ['--data-dir', dataDir])
+  const before = await say(MODEL)
+  const pid = server.enginePid()
+  /** Bytes that the engine's process may take beyond what it has, as under ulimit -v. */
+  const allow = (bytes: number) => {
+    const pages = Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[0])
+    execFileSync('/usr/bin/prlimit', ['--pid', String(pid), `--as=${bytes === Infinity ? 'unlimited' : pages * 4096 + bytes}:`])
+  }
+  allow(256 * 2 ** 20)
+  const large = { r: 512, max_length: 2048, per_device_train_batch_size: 16 }
+  const job = await over((await create(large)).id)
+  t.match(job, { status: 'failed', fine_tuned_model: null })
+  t.equal(job.error?.code, 'out_of_memory')
+  t.match(job.error?.message, /training needs \d+ MiB \(parameters \d+ MiB, gradients \d+ MiB, optimizer \d+ MiB, activations \d+ MiB\), \d+ MiB are free/)
+  t.equal(server.enginePid(), pid, 'the engine did not end')
+  t.equal(await say(MODEL), before)
+  await refused(t, client.models.retrieve('parrot'), OpenAI.NotFoundError, {})
+  t.same(readdirSync(join(dataDir, 'adapters')).filter((name) => name.includes('parrot')), [], 'nothing of it is in the store')
+  allow(Infinity)
+  const next = await over((await create()).id)
+  t.equal(next.status, 'succeeded', JSON.stringify(next.error))
+  t.equal(await say(next.fine_tuned_model!), ANSWER)
 })
