@@ -1,5 +1,8 @@
-// Attention over paged keys. One block a (token, kv head); each warp takes keys in turn for all query heads of the group, with a running
-// softmax of its own in registers; the warps' parts are merged in shared memory. A row never sees the other rows.
+// Attention over paged keys: rows of one token here, longer ones in attention_prefill.cu. One block a (row, kv head); each warp takes keys
+// in turn for all query heads of the group, with a running softmax of its own in registers; the warps' parts are merged in shared memory.
+// A row never sees the other rows.
+#include <algorithm>
+
 #include "kv_pool.h"
 #include "ops.h"
 
@@ -16,11 +19,12 @@ struct Shape {
 
 template <int G, int PER_LANE>
 __global__ void attention_kernel(nv_bf16* out, int64_t out_stride, const nv_bf16* q, int64_t q_stride, KvView pool, Shape s, const DeviceRow* rows,
-                                 const int32_t* row_of_token, const int32_t* positions, const int32_t* table) {
+                                 const int32_t* table) {
   extern __shared__ float shared[];  // [kWarps][G][D] weighted sums, then [kWarps][G][2] max and sum
-  const int t = blockIdx.x, kv_head = blockIdx.y, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, D = s.D;
-  const DeviceRow row = rows[row_of_token[t]];
-  const int position = positions[t], first = s.window ? max(0, position - s.window + 1) : 0;
+  const DeviceRow row = rows[blockIdx.x];
+  if (row.end - row.begin > 1) return;
+  const int t = row.begin, kv_head = blockIdx.y, warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, D = s.D;
+  const int position = row.position, first = s.window ? max(0, position - s.window + 1) : 0;
   float query[G][PER_LANE], acc[G][PER_LANE], top[G], sum[G];
   for (int g = 0; g < G; g++) {
     top[g] = -INFINITY;
@@ -75,9 +79,9 @@ void launch(Tensor out, Tensor q, const Backend::AttentionArgs& a, const StepDat
   static const cudaError_t raised =
       cudaFuncSetAttribute(attention_kernel<G, PER_LANE>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(kWarps * G * (PER_LANE * kWarp + 2) * 4));
   check(raised, "attention's shared memory");
-  attention_kernel<G, PER_LANE><<<dim3(unsigned(q.rows), unsigned(a.n_kv_heads)), kWarps * kWarp, shared, stream>>>(
+  attention_kernel<G, PER_LANE><<<dim3(unsigned(step.n_rows), unsigned(a.n_kv_heads)), kWarps * kWarp, shared, stream>>>(
       nv(out.b16()), out.stride, nv(q.b16()), q.stride, view(*a.pool, a.layer), {a.n_heads, a.n_kv_heads, a.head_dim, a.window, a.scale, a.sliding}, step.rows,
-      step.row_of_token, step.positions, a.sliding ? step.sliding_table : step.global_table);
+      a.sliding ? step.sliding_table : step.global_table);
 }
 
 template <int G>
@@ -104,6 +108,8 @@ std::unique_ptr<KvPool> make_kv_pool_cuda(int n_blocks, int n_layers, int n_kv_h
 }
 
 void attention_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& a, const StepData& step, cudaStream_t stream) {
+  if (step.n_query_tiles[0] > 0) attention_prefill_cuda(out, q, a, step, stream);
+  if (std::ranges::none_of(a.rows, [](const BatchRow& row) { return row.length() == 1; })) return;
   switch (a.n_heads / a.n_kv_heads) {
     case 1: by_head_dim<1>(out, q, a, step, stream); break;
     case 2: by_head_dim<2>(out, q, a, step, stream); break;

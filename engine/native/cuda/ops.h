@@ -39,6 +39,12 @@ void qk_norm_rope_append_cuda(Tensor q, const Backend::QkvArgs& args, const Step
 std::unique_ptr<KvPool> make_kv_pool_cuda(int n_blocks, int n_layers, int n_kv_heads, int head_dim);
 void attention_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& args, const StepData& step, cudaStream_t stream);
 
+// attention_prefill.cu
+enum class PrefillTiles { kBest, kNarrow, kWide };  // 64 or 128 rows; the last two for benches
+/// The rows of more than one token; the others' part of out stays as it is.
+void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& args, const StepData& step, cudaStream_t stream,
+                            PrefillTiles tiles = PrefillTiles::kBest);
+
 // geglu.cu
 void geglu_cuda(Tensor out, Tensor gate_up, cudaStream_t stream);
 

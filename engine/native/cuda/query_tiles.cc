@@ -14,7 +14,8 @@ void write_query_tiles(std::span<const BatchRow> rows, int size, QueryTile* tile
   int n = 0;
   for (int r = 0; r < int(rows.size()); r++)
     for (int first = 0; rows[r].length() > 1 && first < rows[r].length(); first += size) tiles[n++] = {r, first};
-  std::stable_sort(tiles, tiles + n, [&](QueryTile a, QueryTile b) { return rows[a.row].position + a.first > rows[b.row].position + b.first; });
+  const auto position = [&](QueryTile tile) { return rows[tile.row].position + tile.first; };
+  std::stable_sort(tiles, tiles + n, [&](QueryTile a, QueryTile b) { return position(a) > position(b); });
 }
 
 }  // namespace lorikeet::cuda
