@@ -315,7 +315,7 @@ int log2_of(int n) {
 }
 
 struct Limits {
-  int shared_per_block, shared_per_sm, n_sms;
+  int shared_per_sm, n_sms;
 };
 
 const Limits& limits() {
@@ -323,7 +323,6 @@ const Limits& limits() {
     int device = 0;
     Limits l;
     check(cudaGetDevice(&device), "cudaGetDevice");
-    check(cudaDeviceGetAttribute(&l.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "device attribute");
     check(cudaDeviceGetAttribute(&l.shared_per_sm, cudaDevAttrMaxSharedMemoryPerMultiprocessor, device), "device attribute");
     check(cudaDeviceGetAttribute(&l.n_sms, cudaDevAttrMultiProcessorCount, device), "device attribute");
     return l;
@@ -349,13 +348,19 @@ void launch(PrefillArgs args, const Backend::AttentionArgs& a, const StepData& s
   prefill_kernel<S><<<unsigned(n_blocks), S::kThreads, S::kSharedBytes, stream>>>(args);
 }
 
-/// Tiles of 128 rows read keys and values half as often, but need the room, and enough of them to fill the GPU.
+/// Rows at work on a multiprocessor at a time; a block takes 1 KiB of shared memory for itself.
+template <class S>
+int resident_rows() {
+  return S::kRows * std::min(S::kBlocksPerSm, limits().shared_per_sm / (S::kSharedBytes + 1024));
+}
+
+/// Tiles of 128 rows read keys and values half as often. They are faster where more rows are at work with them (an H100: head_dim 128) and
+/// there are enough of them to fill the GPU.
 template <class Narrow, class Wide>
 void launch_best(const PrefillArgs& args, const Backend::AttentionArgs& a, const StepData& step, PrefillTiles tiles, cudaStream_t stream) {
   PrefillArgs wide = args;
-  const bool fits = Wide::kSharedBytes <= limits().shared_per_block && 2 * Narrow::kSharedBytes > limits().shared_per_sm;
-  const bool enough = choose_tiles<Wide>(wide, a, step) >= limits().n_sms;
-  if (tiles == PrefillTiles::kWide || (tiles == PrefillTiles::kBest && fits && enough)) launch<Wide>(args, a, step, stream);
+  const bool better = resident_rows<Wide>() > resident_rows<Narrow>() && choose_tiles<Wide>(wide, a, step) >= limits().n_sms;
+  if (tiles == PrefillTiles::kWide || (tiles == PrefillTiles::kBest && better)) launch<Wide>(args, a, step, stream);
   else launch<Narrow>(args, a, step, stream);
 }
 
