@@ -1,5 +1,5 @@
-// The process that runs SQL which a model wrote: read-only, with a row limit and a memory limit. Whoever started it ends it when it
-// takes too long. One message in, one out.
+// The process that runs SQL which a model wrote: read-only, with a row limit. Whoever started it has limited its memory, and ends it when
+// it takes too long. One message in, one out.
 
 import { openSqlite, type SqlDatabase } from '../sqlite.js'
 import type { SqlCell, SqlRow } from './sql-rows.js'
@@ -14,7 +14,6 @@ export interface JudgeRequest {
 
 export type JudgeAnswer = { readonly id: number } & ({ readonly rows: readonly SqlRow[] } | { readonly error: string })
 
-const HEAP_LIMIT_BYTES = 256 * 2 ** 20
 /** Of all cells of a result, as JSON. */
 const MAX_RESULT_BYTES = 32 * 2 ** 20
 const MAX_SAFE = BigInt(Number.MAX_SAFE_INTEGER)
@@ -39,8 +38,8 @@ async function open(path: string): Promise<SqlDatabase> {
   const known = databases.get(path)
   if (known !== undefined) return known
   const database = await openSqlite(path, { readOnly: true, enableDoubleQuotedStringLiterals: true })
-  // Sorting stays in memory, and memory is bounded: a query can fill neither disk nor machine.
-  database.exec(`PRAGMA query_only = ON; PRAGMA temp_store = MEMORY; PRAGMA hard_heap_limit = ${HEAP_LIMIT_BYTES}`)
+  // Sorting stays in memory, and whoever started the process has bounded that: a query can fill neither disk nor machine.
+  database.exec('PRAGMA query_only = ON; PRAGMA temp_store = MEMORY')
   databases.set(path, database)
   return database
 }

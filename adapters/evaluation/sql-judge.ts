@@ -27,6 +27,13 @@ export interface SqlVerdict {
 
 const DEFAULT_TIMEOUT_MS = 5_000
 const DEFAULT_MAX_ROWS = 10_000
+/** Of the process's data. SQLite's own limit counts nothing where it is built without memory statistics, as in the package for Node 20. */
+const MEMORY_KIB = 384 * 1024
+const NODE_FLAGS = ['--max-old-space-size=256']
+/** Node, by a shell that limits it first. */
+const LIMITED = {
+  execPath: '/bin/sh', execArgv: ['-c', `ulimit -d ${MEMORY_KIB}; exec "$0" "$@"`, process.execPath, ...NODE_FLAGS],
+}
 const CHILD = fileURLToPath(new URL('./sql-judge-child.js', import.meta.url))
 
 export class SqlJudge {
@@ -89,7 +96,7 @@ export class SqlJudge {
   #started(): Promise<ChildProcess> {
     if (this.#child?.connected === true) return Promise.resolve(this.#child)
     // It needs no variable of ours, and what it prints is nobody's.
-    const child = fork(CHILD, [], { stdio: ['ignore', 'ignore', 'ignore', 'ipc'], env: {}, execArgv: ['--max-old-space-size=256'] })
+    const child = fork(CHILD, [], { stdio: ['ignore', 'ignore', 'ignore', 'ipc'], env: {}, ...LIMITED })
     this.#child = child
     return new Promise((resolve, reject) => {
       const onEnd = () => reject(new EngineError('INTERNAL', 'The process that runs SQL did not start'))

@@ -51,6 +51,8 @@ t.test('values are compared as SQLite compares them', async (t) => {
   t.match(await verdict('SELECT 3', "SELECT '3'"), { correct: false })
   t.match(await verdict('SELECT sum(value) FROM piece WHERE value < 1e3 AND value > 0', 'SELECT 0.3 + 0.2 + 0.1'), { correct: true },
     'another last digit')
+  t.match(await verdict('SELECT 0.1 + 0.2', 'SELECT 0.3'), { correct: true })
+  t.match(await verdict('SELECT 1.00000001', 'SELECT 1.0'), { correct: false }, 'a difference that is no rounding')
   t.match(await verdict('SELECT max(population) FROM city', 'SELECT 9223372036854775806'), { correct: false }, 'all 64 bits count')
   t.match(await verdict("SELECT x'00ff'", "SELECT x'00fe'"), { correct: false })
   t.match(await verdict('SELECT 9e999', 'SELECT NULL'), { correct: false }, 'infinity is not NULL')
@@ -96,6 +98,8 @@ t.test('results of too many rows or bytes are refused, and memory is bounded', a
   t.match(await verdict(NAMES, rows(101)), { correct: false, reason: 'more than 100 rows' })
   t.match(await verdict(NAMES, 'SELECT hex(zeroblob(40000000))'), { correct: false })
   t.match(await verdict(NAMES, 'SELECT hex(zeroblob(900000000))'), { correct: false })
+  t.match(await verdict(NAMES, `SELECT x, hex(zeroblob(500000)) FROM (${rows(40)})`), { correct: false, reason: /a result of more than \d+ bytes/ })
+  t.match(await verdict(NAMES, 'SELECT length(hex(zeroblob(150000000)))'), { correct: false, reason: /out of memory/ })
   t.match(await verdict(NAMES, NAMES), { correct: true }, 'the next query runs')
 })
 
