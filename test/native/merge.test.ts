@@ -1,6 +1,6 @@
 // Merged models against the base with its adapter, on the embedded model and, where they are here, on PEFT's own merges.
 
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { readdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,7 +9,9 @@ import { writeGgufAdapter } from '../../adapters/export/gguf-adapter.js'
 import { writeGgufModel } from '../../adapters/export/gguf-model.js'
 import { writeMergedModel } from '../../adapters/export/merge.js'
 import { openMergedModel } from '../../engine/merged-weights.js'
-import { native, type NativeModel } from '../../engine/native.js'
+import { native, type NativeModel, type NativeTrainer } from '../../engine/native.js'
+import { formatPeftConfig } from '../../engine/peft-config.js'
+import { LINEARS, STEP, microBatch, openTrainer } from './trainer-harness.js'
 
 const EMBEDDED = 'engine/embedded'
 const ADAPTER = join(EMBEDDED, 'adapters', 'sql-explain')
@@ -58,6 +60,35 @@ t.test('merged in fp32, nothing of what was trained is rounded away', async (t) 
   const scale = expected.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
   t.ok(largest(await (await load(t, out, 'f32')).logits(IDS, -1), expected) < 1e-4 * scale)
 })
+
+t.test('magnitudes and rows of tokens are merged as they are served, to the first token', async (t) => {
+  const folder = temporaryFolder(t)
+  const adapter = join(folder, 'adapter')
+  const trained = [0, 105]
+  const base = await load(t, EMBEDDED, 'nf4')
+  const trainer = await openTrainer(t, base, { useDora: true, trainableTokenIds: Int32Array.from(trained) })
+  for (let step = 0; step < 3; step++) await trainWithZero(trainer)
+  mkdirSync(adapter)
+  await trainer.saveAdapter(join(adapter, 'adapter_model.safetensors'))
+  writeFileSync(join(adapter, 'adapter_config.json'),
+    formatPeftConfig({ r: 4, lora_alpha: 8, target_modules: LINEARS, use_dora: true, trainable_token_indices: trained }))
+  await trainer.close()
+  const out = join(folder, 'merged')
+  await writeMergedModel(openMergedModel({ model: EMBEDDED, adapter, base: 'nf4' }), out, { dtype: 'F32' })
+  await base.loadAdapter(0, adapter)
+  const [expected, plain] = [await base.logits(IDS, 0), await base.logits(IDS, -1)]
+  const found = await (await load(t, out, 'f32')).logits(IDS, -1)
+  t.ok(largest(plain, expected) > 0.1, 'the adapter does something')
+  t.ok(Math.abs(plain[0]! - expected[0]!) > 1e-3, 'also to the first token')
+  t.ok(largest(found, expected) < 2e-3 * largest(plain, expected), `${largest(found, expected)} of ${largest(plain, expected)}`)
+})
+
+/** The first token of the vocabulary learns too. */
+async function trainWithZero(trainer: NativeTrainer): Promise<void> {
+  const batch = microBatch([40])
+  await trainer.accumulate({ ...batch, targets: batch.targets.map((id, i) => (i % 5 === 0 ? 0 : id)) }, 1 / 40)
+  await trainer.optimizerStep({ ...STEP, lr: 1e-2 })
+}
 
 t.test('shards hold the same model', async (t) => {
   const folder = temporaryFolder(t)

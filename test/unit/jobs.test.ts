@@ -213,6 +213,17 @@ t.test('a server that was killed: a job that ran is queued again', async (t) => 
   t.ok(messages(after.jobs, id).includes('The server was restarted; the job goes on from its last checkpoint'))
 })
 
+t.test('a server that was killed while it looked at data: the next one looks again', async (t) => {
+  const root = temporaryFolder(t)
+  const before = await start(t, { training: { stepMs: 5, steps: 1_000 } })
+  const [first, second] = [before.add(), before.add()]
+  await running(before.jobs, first.id, 2)
+  before.jobs.store.update(second.id, { status: 'validating_files' })
+  for (const name of await readdir(before.root)) await cp(join(before.root, name), join(root, name), { recursive: true })
+  const after = await start(t, { root })
+  t.match(await over(after.jobs, second.id), { status: 'succeeded' })
+})
+
 t.test('an engine that dies does not end a job: it goes on from the checkpoint, and steps are told once', async (t) => {
   const died = () => new EngineError('ENGINE_RESTARTED', 'The engine process died')
   const { jobs, add } = await start(t, { training: { failAt: [{ step: 8, error: died() }, { step: 9, error: died() }] } })
@@ -221,6 +232,27 @@ t.test('an engine that dies does not end a job: it goes on from the checkpoint, 
   const steps = jobs.events(id, { limit: 1_000, order: 'asc' }).data
     .flatMap(({ data }) => (data?.['train_loss'] === undefined ? [] : data['step']))
   t.same(steps, Array.from({ length: 10 }, (_, i) => i + 1))
+})
+
+t.test('an engine that dies more often, with a new step between each time, does not fail the job', async (t) => {
+  const failAt = [3, 5, 7, 9].map((step) => ({ step, error: new EngineError('ENGINE_RESTARTED', 'The engine process died') }))
+  const { jobs, add } = await start(t, { training: { failAt } })
+  t.match(await over(jobs, add().id), { status: 'succeeded' })
+})
+
+t.test('a job whose version is being made current cannot be cancelled any more, and who tries is told how it ended', async (t) => {
+  const { jobs, registry, add } = await start(t)
+  const promote = registry.promote.bind(registry)
+  let cancelled: Promise<unknown> | undefined
+  registry.promote = async (...args) => {
+    cancelled = t.rejects(jobs.cancel(id), { code: 'INVALID_REQUEST', message: /has succeeded: it cannot be cancelled/ })
+    await new Promise((resolve) => setTimeout(resolve, 50))
+    return promote(...args)
+  }
+  const { id } = add()
+  t.match(await over(jobs, id), { status: 'succeeded' })
+  await cancelled
+  t.equal(registry.store.current('sql'), jobs.get(id)!.version)
 })
 
 t.test('a job that ends the engine again and again without a new step fails', async (t) => {
@@ -352,6 +384,9 @@ t.test('the gate: not worse than the current version, or than the base where the
   t.match(await over(jobs, add({ gate: gate(root, { notWorseThanCurrent: true }) }).id),
     { status: 'failed', error: { message: /exact_match is 0, worse than 1 of sql@/ } })
   t.equal(registry.store.current('sql'), good)
+  engine.script = { reply: ({ adapter }) => [adapter ? 'b' : 'a'] }
+  t.match(await over(jobs, add({ name: 'fresh', gate: gate(root, { notWorseThanCurrent: true }) }).id),
+    { status: 'failed', error: { message: /exact_match is 0, worse than 1 of base/ } })
 })
 
 t.test('a job cancelled while its result is measured publishes nothing', async (t) => {

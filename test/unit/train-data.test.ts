@@ -165,6 +165,11 @@ t.test('the split is drawn by the seed, and no sample is on both sides', async (
   t.same((await splitOf({}, [good])).validation, [50])
   t.not((await splitOf({}, [good])).hash, (await splitOf({})).hash)
   t.equal((await splitOf({ validation_split: 0.9, seed: 1 })).train.length, 5)
+  const alone = await prepare([good], { validation_split: 0.5 })
+  t.same([alone.train.length, alone.validation.length], [1, 0], 'one sample is left to train on')
+  const [together, apart] = [await prepare([good, good], {}), await prepare([good], {}, [good])]
+  t.not(together.hash, apart.hash, 'the same samples on other sides are other data')
+  for (const { store } of [alone, together, apart]) await store.close()
 })
 
 t.test('a full disk is said as such', { skip: process.platform !== 'linux' }, async (t) => {

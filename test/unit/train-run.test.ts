@@ -3,6 +3,8 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import t from 'tap'
 import type { NativeMicroBatch } from '../../engine/native.js'
+import { demandSameRun } from '../../engine/train/checkpoint.js'
+import { resolveTrainConfig } from '../../engine/train/config.js'
 import { SampleEncoder } from '../../engine/train/sample-encoder.js'
 import { runTraining } from '../../engine/train/trainer.js'
 import type { TrainEvent } from '../../engine/train/types.js'
@@ -62,6 +64,9 @@ t.test('a window\'s gradient is of the mean over its targets; the last window of
   const short = await run({ files: fewFiles, outputDir: outputDir(), values: few })
   const kinds = short.trainer!.calls.map(({ kind }) => kind[0]).join('')
   t.equal(kinds, 'aaaasasaaaas', 'the second window has one row, the third is of the next epoch')
+  const shortMeans = await run({ files: fewFiles, outputDir: outputDir(), values: { ...few, loss_normalization: 'mean-of-means' } })
+  const { batch, gradientScale } = batchesOf(shortMeans.trainer)[4]!
+  t.equal(gradientScale, 1 / batch!.targets.filter((id) => id >= 0).length, 'a window of one is its own mean')
 })
 
 t.test('the counter of tokens grows by each micro-batch, over the whole run', async (t) => {
@@ -206,6 +211,19 @@ t.test('the best evaluation is kept, whatever comes after it, and old checkpoint
   t.match(events.at(-1), { type: 'finished', step: 12, final: { loss: 3 } })
 })
 
+t.test('a checkpoint whose best one is gone is passed over: the result would not be there', async (t) => {
+  const prepare = (trainer: FakeTrainer) => { trainer.evaluations = [3, 3, 5, 5, 6, 6] }
+  const values = { ...VARIED, num_train_epochs: 2 }
+  const whole = await run({ files, outputDir: outputDir(), values, prepare })
+  const directory = outputDir()
+  const onEvent = (event: TrainEvent) => { if (event.type === 'checkpoint' && event.step === 4) throw new Error('crash') }
+  await t.rejects(run({ files, outputDir: directory, values, prepare, onEvent }), { message: 'crash' })
+  rmSync(join(directory, 'checkpoint-2'), { recursive: true })
+  const { events, adapter } = await run({ files, outputDir: directory, values, prepare })
+  t.equal(ofType(events, 'data')[0]!.resumedFrom, 0)
+  t.equal(adapter, whole.adapter)
+})
+
 t.test('evaluations without gain end a run early', async (t) => {
   const values = { ...VARIED, early_stopping_patience: 2 }
   const prepare = (trainer: FakeTrainer) => { trainer.evaluations = [5, 5, 4, 4, 4, 4, 4.5, 4.5, 1, 1] }
@@ -254,6 +272,12 @@ t.test('another configuration or other data does not go on from a checkpoint, an
   const values = { train_share: 0.9, save_total_limit: 5, gradient_checkpointing: 'layer' }
   const { adapter } = await run({ files, outputDir: directory, values })
   t.equal(adapter, (await run({ files, outputDir: outputDir() })).adapter, 'what does not change the result may differ')
+})
+
+t.test('a checkpoint over another base is not gone on from', async (t) => {
+  const identity = { config: resolveTrainConfig({}), dataHash: 'data', baseHash: 'one', totalSteps: 1 }
+  demandSameRun('there', identity, identity)
+  t.throws(() => demandSameRun('there', identity, { ...identity, baseHash: 'two' }), { code: 'INVALID_REQUEST', message: /another base model/ })
 })
 
 t.test('a full disk ends the run with its own code, nothing half-written, and the run can go on', async (t) => {

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 
 #include <cmath>
+#include <set>
 
 #include "../core/model.h"
 #include "../core/trained_files.h"
@@ -194,6 +195,70 @@ void test_not_finite() {
   check(trainer.optimizer_step({1e-3}, kNoPause) == 0, "the gradients are cleared");
 }
 
+/// torch.nn.utils.clip_grad_norm_: times max / (norm + 1e-6), and never more than one.
+void test_clipping() {
+  const Scratch dir;
+  const auto model = tiny(dir, "fp32", "auto");
+  const auto first_moment = [&](double max_grad_norm) {
+    Trainer trainer(model->backend(), model->weights(), every_module(), kNoPause);
+    trainer.trained().gradients()[0] = 3e-3f;
+    const double norm = trainer.optimizer_step({.lr = 1e-3, .max_grad_norm = max_grad_norm}, kNoPause);
+    check(std::fabs(norm / 3e-3 - 1) < 1e-6, "the norm before clipping is told");
+    return trainer.optimizer().moments(0).exp_avg[0] / (0.1 * 3e-3);
+  };
+  check(std::fabs(first_moment(1e-3) / (1e-3 / (3e-3 + 1e-6)) - 1) < 1e-6, "a gradient above the limit is scaled down to it");
+  check(std::fabs(first_moment(1e-2) - 1) < 1e-6, "a gradient below the limit stays as it is");
+  check(std::fabs(first_moment(0) - 1) < 1e-6, "without a limit nothing is clipped");
+}
+
+void test_scale() {
+  const Scratch dir;
+  const auto model = tiny(dir, "fp32", "auto");
+  TrainerOptions o = every_module();  // alpha 6, rank 3
+  const auto scale = [&] {
+    Trainer trainer(model->backend(), model->weights(), o, kNoPause);
+    return trainer.trained().module(0, Module::q_proj)->pair.scale;
+  };
+  check(scale() == 2, "LoRA is scaled by alpha / r");
+  o.trained.use_rslora = true;
+  check(std::fabs(scale() - 6 / std::sqrt(3.0)) < 1e-6, "rsLoRA by alpha / sqrt(r)");
+}
+
+/// A mask of its own for every module of every layer, as every Linear of PEFT has its own dropout.
+void test_dropout_of_modules() {
+  const Scratch dir;
+  std::vector<TinyTensor> tensors = tiny_tensors();
+  for (const TinyTensor& t : tiny_tensors()) {
+    const size_t at = t.name.find("layers.0");
+    if (at == std::string::npos) continue;
+    tensors.push_back(t);
+    tensors.back().name.replace(at, 8, "layers.1");
+  }
+  write_tiny(dir, tiny_config().set("num_hidden_layers", "2").text(), tensors);
+  ModelOptions o;
+  o.path = dir.path();
+  o.compute = "fp32";
+  o.kv_cache_bytes = 1 << 20;
+  const auto model = Model::load(o, {});
+  TrainerOptions options = every_module();
+  options.trained.dropout = 0.2f;
+  Trainer trainer(model->backend(), model->weights(), options, kNoPause);
+  const Gemma3Config& config = model->weights().config;
+  const Tape tape(model->backend(), config, options.trained.rank, Checkpointing::kNone, 64);
+  const MicroBatch micro_batch = batch();
+  TrainingStep step{model->backend(), *model->backend().training(), model->weights(), trainer.trained(), micro_batch, tape.views(34), true};
+  std::set<uint32_t> modules;
+  for (int layer = 0; layer < 2; layer++)
+    for (int m = 0; m < kModules; m++) {
+      const Dropout dropout = step.pair(layer, Module(m)).dropout;
+      modules.insert(dropout.module);
+      check(dropout.p == 0.2f && dropout.token_counter == 1000, "dropout counts the run's tokens");
+    }
+  check(modules.size() == 2 * kModules, "modules of two layers drop " + std::to_string(modules.size()) + " different masks");
+  step.drops = false;
+  check(step.pair(1, Module::q_proj).dropout.p == 0, "nothing is dropped where only the loss is asked for");
+}
+
 /// As under ulimit -v: while it lives the process may take that many bytes more.
 class AddressSpaceLimit {
  public:
@@ -248,5 +313,8 @@ int main() {
   test_files(false);
   test_files(true);
   test_not_finite();
+  test_clipping();
+  test_scale();
+  test_dropout_of_modules();
   return finish();
 }

@@ -89,6 +89,12 @@ void test_dynamic_maps() {
       for (float entry : map) nearest = nearest && chosen <= std::fabs(x - entry);
     }
     check(nearest, "a code is the nearest entry");
+    bool lower = true;
+    for (size_t i = 1; i < 256; i++) {
+      const float middle = (map[i - 1] + map[i]) / 2;
+      if (middle - map[i - 1] == map[i] - middle) lower = lower && nearest_code(map, middle) == i - 1;
+    }
+    check(lower, "of two that are equally near the lower one");
   }
 }
 
@@ -102,6 +108,18 @@ struct Exact {
         o.lr * (m / (1 - std::pow(double(o.beta1), double(o.step)))) / (std::sqrt(v / (1 - std::pow(double(o.beta2), double(o.step)))) + o.eps);
   }
 };
+
+void test_8bit_parameters() {
+  Parameter p;
+  p.kind = ParameterKind::kB;
+  p.size = 4096;
+  check(has_8bit_moments(p, true) && !has_8bit_moments(p, false), "moments of 4,096 values are 8-bit where that is asked for");
+  p.size = 4095;
+  check(!has_8bit_moments(p, true), "fewer keep 32-bit moments");
+  p.size = 1 << 20;
+  p.kind = ParameterKind::kEmbedding;
+  check(!has_8bit_moments(p, true), "and so does an embedding");
+}
 
 void test_adamw_8bit() {
   for (const int64_t n : {1, 31, 257, 4096}) {
@@ -193,6 +211,7 @@ int main() {
   test_layout();
   test_parameters();
   test_dynamic_maps();
+  test_8bit_parameters();
   test_adamw_8bit();
   test_adamw_8bit_is_bitsandbytes();
   test_tape();
