@@ -9,7 +9,7 @@ namespace {
 
 class CudaBackend final : public Backend {
  public:
-  explicit CudaBackend(int device) : device_(device), host_(make_cpu_backend({})) {
+  explicit CudaBackend(int device) : device_(device) {
     check(cudaSetDevice(device), "cudaSetDevice");
     check(cudaGetDeviceProperties(&properties_, device), "cudaGetDeviceProperties");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -78,19 +78,19 @@ class CudaBackend final : public Backend {
     for (size_t s = 0; s < tokens.size(); s++)
       check(cudaMemcpyAsync(out.row(int64_t(s)), x.row(tokens[s]), width, cudaMemcpyDeviceToDevice, stream_), "gather_rows");
   }
-  void logits(Scores& scores) override { logits_cuda(scores, *blas_, lora_scratch_, stream_); }
+  void logits(Scores& scores) override { logits_cuda(scores, *blas_, lora_scratch_, sampler_, stream_); }
   SampleResult sample(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table, std::span<const BatchRow> rows) override {
-    return sample_cuda(scores, outputs, table, rows, *host_, stream_);
+    return sample_cuda(scores, outputs, table, rows, *blas_, sampler_, stream_);
   }
 
  private:
   int device_;
   cudaDeviceProp properties_;
   cudaStream_t stream_ = nullptr;
-  std::unique_ptr<Backend> host_;  // samples what the device does not
   std::unique_ptr<CublasLt> blas_;
   Buffer weights_scratch_, lora_scratch_, step_memory_;
   void* staging_ = nullptr;        // pinned, as large as step_memory_
+  SamplerScratch sampler_;
   StepData step_{};
 };
 

@@ -1,43 +1,15 @@
-// Scores over the vocabulary. bf16 rows; few outputs by a kernel that reads every row once for all of them, many by cuBLASLt.
+// Scores over the vocabulary: which kernel scores which outputs, and what adapters change of them.
+//
+// An int8 head scores outputs of which only the best row is wanted; what could win is re-scored in bf16, so it decides as bf16 does.
+// Outputs that are drawn or described get all their scores from the bf16 rows, which are on the device anyway.
+#include "head.h"
+
 #include <algorithm>
 
 #include "ops.h"
 
 namespace lorikeet::cuda {
-
-struct HeadCuda : Head {
-  const nv_bf16* weights = nullptr;  // [V, H]: the tied embedding's, or those of `own`
-  Buffer own;
-};
-
 namespace {
-
-constexpr int kFewOutputs = 8, kWarps = 8;
-
-/// One warp a vocabulary row, for N outputs.
-template <int N>
-__global__ void head_kernel(float* values, int64_t stride, const nv_bf16* hidden, int64_t hidden_stride, const nv_bf16* head, int64_t V, int H) {
-  const int64_t row = int64_t(blockIdx.x) * kWarps + threadIdx.x / kWarp;
-  const int lane = threadIdx.x % kWarp;
-  if (row >= V) return;
-  float sum[N] = {};
-  for (int i = lane * 8; i < H; i += kWarp * 8) {
-    const uint4 w = *reinterpret_cast<const uint4*>(head + row * H + i);
-    const auto* wp = reinterpret_cast<const __nv_bfloat162*>(&w);
-    for (int n = 0; n < N; n++) {
-      const uint4 x = *reinterpret_cast<const uint4*>(hidden + n * hidden_stride + i);
-      const auto* xp = reinterpret_cast<const __nv_bfloat162*>(&x);
-      for (int j = 0; j < 4; j++) {
-        const float2 p = __bfloat1622float2(wp[j]), q = __bfloat1622float2(xp[j]);
-        sum[n] += p.x * q.x + p.y * q.y;
-      }
-    }
-  }
-  for (int n = 0; n < N; n++) {
-    const float s = warp_sum(sum[n]);
-    if (lane == 0) values[n * stride + row] = s;
-  }
-}
 
 /// An adapter's own rows: one warp each.
 __global__ void replaced_kernel(float* values, const nv_bf16* hidden, const nv_bf16* row, int32_t id, int H) {
@@ -47,67 +19,71 @@ __global__ void replaced_kernel(float* values, const nv_bf16* hidden, const nv_b
   if (threadIdx.x == 0) values[id] = sum;
 }
 
-void score_few(Tensor values, Tensor hidden, const HeadCuda& head, cudaStream_t stream) {
-  const auto* rows = head.weights;
-  const unsigned blocks = unsigned(ceil_div<int64_t>(head.rows, kWarps));
-  const auto launch = [&](auto kernel) {
-    kernel<<<blocks, kWarps * kWarp, 0, stream>>>(values.f32(), values.stride, nv(hidden.b16()), hidden.stride, rows, head.rows, int(head.cols));
-  };
-  switch (values.rows) {
-    case 1: return launch(head_kernel<1>);
-    case 2: return launch(head_kernel<2>);
-    case 3: return launch(head_kernel<3>);
-    case 4: return launch(head_kernel<4>);
-    case 5: return launch(head_kernel<5>);
-    case 6: return launch(head_kernel<6>);
-    case 7: return launch(head_kernel<7>);
-    default: return launch(head_kernel<8>);
+void upload_rows(HeadCuda& head, const HostMatrix& matrix) {
+  head.bytes = size_t(matrix.rows * matrix.cols) * 2;
+  head.own = allocate_device(head.bytes);
+  head.weights = static_cast<const nv_bf16*>(head.own.data());
+  if (matrix.format == WeightFormat::kBF16) {
+    check(cudaMemcpy(head.own.data(), matrix.data, head.bytes, cudaMemcpyHostToDevice), "upload of the head");
+    return;
+  }
+  std::vector<bf16> row = std::vector<bf16>(size_t(matrix.cols));
+  for (int64_t r = 0; r < matrix.rows; r++) {
+    for (int64_t i = 0; i < matrix.cols; i++) row[i] = to_bf16(static_cast<const float*>(matrix.data)[r * matrix.cols + i]);
+    check(cudaMemcpy(static_cast<bf16*>(head.own.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice), "upload of the head");
   }
 }
 
-void score(Tensor values, Tensor hidden, const HeadCuda& head, CublasLt& blas, cudaStream_t stream) {
-  if (values.rows <= kFewOutputs) score_few(values, hidden, head, stream);
-  else blas.matmul(values, hidden, head.weights, head.rows, stream);
+const HeadCuda& head_of(const Scores& scores, int64_t s) { return static_cast<const HeadCuda&>(*scores.heads[s]); }
+
+/// Outputs [begin, end) share a head.
+ScoreState score(Scores& scores, int64_t begin, int64_t end, CublasLt& blas, SamplerScratch& scratch, cudaStream_t stream) {
+  const HeadCuda& head = head_of(scores, begin);
+  const Tensor values = scores.values.row_range(begin, end), hidden = scores.hidden.row_range(begin, end);
+  const auto only_best = [&](int64_t s) { return !scores.greedy.empty() && scores.greedy[s] && !scores.edges[s]; };
+  bool bounded = head.format == HeadFormat::kInt8 && tiled_fits(end - begin, head.cols, true);
+  for (int64_t s = begin; s < end; s++) bounded = bounded && only_best(s);
+  if (bounded) {
+    score_int8(values, hidden, head, begin, scratch, stream);
+    return ScoreState::kBounded;
+  }
+  if (tiled_fits(end - begin, head.cols, false)) {
+    score_bf16(values, hidden, head, begin, scratch, stream);
+    return ScoreState::kParts;
+  }
+  blas.matmul(values, hidden, head.weights, head.rows, stream);
+  return ScoreState::kPlain;
 }
 
 }  // namespace
 
 std::unique_ptr<Head> make_head_cuda(const HostMatrix& matrix, HeadFormat format, const Embedding* tied) {
-  if (format != HeadFormat::kBF16) throw Error("UNSUPPORTED", "--head on CUDA: bf16 is built");
+  if (format != HeadFormat::kBF16 && format != HeadFormat::kInt8) throw Error("UNSUPPORTED", "--head on CUDA: bf16 or int8");
   auto head = std::make_unique<HeadCuda>();
   head->rows = matrix.rows;
   head->cols = matrix.cols;
   head->format = format;
-  if (tied) {
-    head->weights = embedding_rows(*tied);
-    return head;
-  }
-  head->bytes = size_t(matrix.rows * matrix.cols) * 2;
-  head->own = allocate_device(head->bytes);
-  head->weights = static_cast<const nv_bf16*>(head->own.data());
-  if (matrix.format == WeightFormat::kBF16) {
-    check(cudaMemcpy(head->own.data(), matrix.data, head->bytes, cudaMemcpyHostToDevice), "upload of the head");
-    return head;
-  }
-  std::vector<bf16> row = std::vector<bf16>(size_t(matrix.cols));
-  for (int64_t r = 0; r < matrix.rows; r++) {
-    for (int64_t i = 0; i < matrix.cols; i++) row[i] = to_bf16(static_cast<const float*>(matrix.data)[r * matrix.cols + i]);
-    check(cudaMemcpy(static_cast<bf16*>(head->own.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice), "upload of the head");
-  }
+  if (tied) head->weights = embedding_rows(*tied);
+  else upload_rows(*head, matrix);
+  if (format == HeadFormat::kInt8) quantise_head(*head, nullptr);
   return head;
 }
 
-void logits_cuda(Scores& scores, CublasLt& blas, Buffer& scratch, cudaStream_t stream) {
+void logits_cuda(Scores& scores, CublasLt& blas, Buffer& lora_scratch, SamplerScratch& scratch, cudaStream_t stream) {
   const int64_t S = scores.values.rows;
+  scratch.reserve_outputs(S, scores.values.cols, scores.hidden.cols, stream);
+  scratch.states.assign(size_t(S), ScoreState::kPlain);
+  scores.ticket = ++scratch.ticket;
   for (int64_t begin = 0; begin < S;) {  // consecutive outputs of one head in one pass: as a rule they all are
     int64_t end = begin + 1;
     while (end < S && scores.heads[end] == scores.heads[begin]) end++;
-    score(scores.values.row_range(begin, end), scores.hidden.row_range(begin, end), static_cast<const HeadCuda&>(*scores.heads[begin]), blas, stream);
+    std::fill(scratch.states.begin() + begin, scratch.states.begin() + end, score(scores, begin, end, blas, scratch, stream));
     begin = end;
   }
   for (int64_t s = 0; s < S; s++) {
     const EdgeSegment* edge = scores.edges[s];
-    if (!edge) continue;
+    if (!edge || (!edge->token_rows && !edge->head_lora)) continue;
+    scratch.states[s] = ScoreState::kPlain;  // the parts were of the base's scores
     if (edge->token_rows)
       for (size_t i = 0; i < edge->token_rows->token_ids.size(); i++)
         replaced_kernel<<<1, kWarp, 0, stream>>>(scores.values.f32(s), nv(scores.hidden.b16(s)),
@@ -115,10 +91,19 @@ void logits_cuda(Scores& scores, CublasLt& blas, Buffer& scratch, cudaStream_t s
                                                  edge->token_rows->token_ids[i], int(scores.hidden.cols));
     if (edge->head_lora) {
       const LoraPart part{0, {{0, 1, edge->head_lora}}};
-      lora_cuda(scores.values.row_range(s, s + 1), scores.hidden.row_range(s, s + 1), {&part, 1}, scratch, stream);
+      lora_cuda(scores.values.row_range(s, s + 1), scores.hidden.row_range(s, s + 1), {&part, 1}, lora_scratch, stream);
     }
   }
   check_launch("logits");
+}
+
+void score_exactly(Scores& scores, int64_t s, SamplerScratch& scratch, CublasLt& blas, cudaStream_t stream) {
+  const HeadCuda& head = head_of(scores, s);
+  const Tensor values = scores.values.row_range(s, s + 1), hidden = scores.hidden.row_range(s, s + 1);
+  const bool tiled = tiled_fits(1, head.cols, false);
+  if (tiled) score_bf16(values, hidden, head, s, scratch, stream);
+  else blas.matmul(values, hidden, head.weights, head.rows, stream);
+  scratch.states[s] = tiled ? ScoreState::kParts : ScoreState::kPlain;
 }
 
 }  // namespace lorikeet::cuda

@@ -2,6 +2,7 @@
 #pragma once
 #include "cublaslt.h"
 #include "device.h"
+#include "sampler.h"
 
 namespace lorikeet::cuda {
 
@@ -50,11 +51,12 @@ void geglu_cuda(Tensor out, Tensor gate_up, cudaStream_t stream);
 
 // head.cu
 std::unique_ptr<Head> make_head_cuda(const HostMatrix& matrix, HeadFormat format, const Embedding* tied);
-void logits_cuda(Scores& scores, CublasLt& blas, Buffer& scratch, cudaStream_t stream);
+/// What sample_cuda needs beside the scores stays in `scratch`, under scores.ticket.
+void logits_cuda(Scores& scores, CublasLt& blas, Buffer& lora_scratch, SamplerScratch& scratch, cudaStream_t stream);
 
 // sampler.cu
-/// Greedy rows on the device, the others on the host.
+/// Waits for the stream: the tokens are on the host afterwards. An output that is the best of its raw scores costs nothing else.
 SampleResult sample_cuda(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table, std::span<const BatchRow> rows,
-                         Backend& host, cudaStream_t stream);
+                         CublasLt& blas, SamplerScratch& scratch, cudaStream_t stream);
 
 }  // namespace lorikeet::cuda
