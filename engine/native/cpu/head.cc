@@ -28,6 +28,9 @@ struct Hidden8 {
   float scale = 0;
   int32_t sum = 0, high_sum = 0;  // of q, of high
   float norm = 0, error_norm = 0, coarse_error_norm = 0;
+
+  /// Of a state that is not finite there are no bounds: its scores are the exact rows'.
+  bool finite() const { return std::isfinite(norm); }
 };
 
 /// The upper byte of a hidden state has fewer bits in a wide model: below this many steps its bounds would be of little use.
@@ -263,18 +266,14 @@ bool scored_coarsely(const Scores& scores, int64_t s) {
   return !scores.greedy.empty() && scores.greedy[s] && hidden_limit(scores.hidden.cols) >= kCoarseLimit;
 }
 
+/// Row n of an int8 head's exact rows, summed as in a whole pass.
 float dot_exact(const LinearCpu& w, int64_t n, const Tensor& hidden, int64_t s) {
-  // A group of rows, so that the sum runs exactly as in a whole pass.
-  const int64_t begin = n / kGroup * kGroup;
-  float out[kGroup];
   if (hidden.dtype == DType::kBF16) {
     std::vector<bf16> scratch;
-    dot_tile<DotBf16, 1>(rows_bf16(w, begin, begin + kGroup, scratch), w.cols, hidden.b16(s), 0, w.cols, out, 0);
-  } else {
-    std::vector<float> scratch;
-    dot_tile<DotF32, 1>(rows_f32(w, begin, begin + kGroup, scratch), w.cols, hidden.f32(s), 0, w.cols, out, 0);
+    return dot_row_alone<DotBf16>(rows_bf16(w, n, n + 1, scratch), hidden.b16(s), w.cols);
   }
-  return out[n - begin];
+  std::vector<float> scratch;
+  return dot_row_alone<DotF32>(rows_f32(w, n, n + 1, scratch), hidden.f32(s), w.cols);
 }
 
 float dot_row(const void* row, const Tensor& hidden, int64_t s) {
@@ -305,10 +304,12 @@ float replaced_score(const Scores& scores, int64_t s, int64_t index) {
 void score_group(Scores& scores, const HeadCpu& head, const std::vector<int64_t>& outputs) {
   Int8Outputs fine, coarse;
   for (int64_t s : outputs) {
-    if (head.format == HeadFormat::kInt8 && !lora_of(scores, s)) {
+    Hidden8 x;
+    const bool approximate = head.format == HeadFormat::kInt8 && !lora_of(scores, s) && (x = quantise_hidden(scores.hidden, s)).finite();
+    if (approximate) {
       Int8Outputs& to = scored_coarsely(scores, s) ? coarse : fine;
       to.outputs.push_back(s);
-      to.hidden.push_back(quantise_hidden(scores.hidden, s));
+      to.hidden.push_back(std::move(x));
     } else if (outputs.size() == 1 || head.format == HeadFormat::kInt8) {
       linear_cpu(scores.values.row_range(s, s + 1), scores.hidden.row_range(s, s + 1), head.exact);
     }
@@ -401,8 +402,9 @@ struct ScoreBounds::Refiner {
 
 ScoreBounds::ScoreBounds(const Scores& scores, int64_t s, std::vector<float>& bounds) : bounds_(bounds) {
   const HeadCpu& head = head_of(scores, s);
-  bounds_.resize(size_t(head.rows));
   Hidden8 x = quantise_hidden(scores.hidden, s);
+  bounds_.assign(size_t(head.rows), 0);
+  if (!x.finite()) return;
   const bool coarse = scored_coarsely(scores, s);
   const float constant = (coarse ? x.coarse_error_norm : x.error_norm) * head.norm_max * 1.01f;
   for (int64_t n = 0; n < head.rows; n++) bounds_[n] = x.norm * head.error[n] + constant;

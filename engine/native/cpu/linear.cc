@@ -84,6 +84,17 @@ void expand_rows(const LinearCpu& w, int64_t begin, int64_t end, T* out) {
   }
 }
 
+/// Rows [begin, end) times n tokens: groups, then what is left over of a matrix whose rows do not divide by kGroup, one by one, each
+/// by the same chain of sums. `w` is row begin.
+template <class Dot>
+void multiply_rows(const typename Dot::T* w, int64_t K, const typename Dot::T* x, int64_t x_stride, int64_t n, int64_t begin, int64_t end, float* out,
+                   int64_t out_stride) {
+  int64_t r = begin;
+  for (; r + kGroup <= end; r += kGroup, w += kGroup * K) dot_rows<Dot>(w, K, x, x_stride, n, K, out + r, out_stride);
+  for (; r < end; r++, w += K)
+    for (int64_t t = 0; t < n; t++) out[t * out_stride + r] = dot_row_alone<Dot>(w, x + t * x_stride, K);
+}
+
 template <class Dot, class Rows>
 void panels(Tensor out, const typename Dot::T* x, int64_t x_stride, int64_t n_tokens, const LinearCpu& w, const LoraWork& lora, Rows rows_of) {
   using T = typename Dot::T;
@@ -107,8 +118,7 @@ void panels(Tensor out, const typename Dot::T* x, int64_t x_stride, int64_t n_to
       // Tokens in tiles that stay in the first-level cache while all rows of the panel pass.
       for (int64_t t = 0; t < n_tokens; t += 6) {
         const int64_t n = std::min<int64_t>(6, n_tokens - t);
-        for (int64_t r = begin; r < end; r += kGroup)
-          dot_rows<Dot>(rows + (r - begin) * w.cols, w.cols, x + t * x_stride, x_stride, n, w.cols, out.f32(t) + r, out.stride);
+        multiply_rows<Dot>(rows, w.cols, x + t * x_stride, x_stride, n, begin, end, out.f32(t), out.stride);
       }
       lora.expand(h, begin, end);
     }

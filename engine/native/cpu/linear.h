@@ -133,7 +133,15 @@ inline void dot_tile(const typename Dot::T* w, int64_t w_stride, const typename 
   for (int m = 0; m < M; m++) reduce_add4(acc[m][0], acc[m][1], acc[m][2], acc[m][3], out + m * out_stride);
 }
 
-/// The same for any number of tokens; `w` should stay in cache over the calls.
+/// One row's product with one token, by the chain of sums that its group has.
+template <class Dot>
+inline float dot_row_alone(const typename Dot::T* w, const typename Dot::T* x, int64_t K) {
+  float out[kGroup];
+  dot_tile<Dot, 1>(w, 0, x, 0, K, out, 0);
+  return out[0];
+}
+
+/// dot_tile for any number of tokens; `w` should stay in cache over the calls.
 template <class Dot>
 inline void dot_rows(const typename Dot::T* w, int64_t w_stride, const typename Dot::T* x, int64_t x_stride, int64_t n_tokens, int64_t K,
                      float* out, int64_t out_stride) {

@@ -467,6 +467,56 @@ void test_coarse_bound(Backend& backend, const std::string& name) {
   check(choose(*exact, banned) == 40 && choose(*fast, banned) == 40, name + " int8 head scored by upper bytes keeps a bias on the best row");
 }
 
+/// A vocabulary that divides by nothing, whose last rows no group of rows holds, and a hidden state that is not finite.
+void test_head_limits(Backend& backend, const std::string& name) {
+  const int64_t V = 1003, H = 640;
+  const int S = 5;
+  const TestMatrix rows(WeightFormat::kBF16, V, H);
+  TestRows hidden(backend.act_dtype(), S, H);
+  const auto set = [&](int64_t s, int64_t i, float v) {
+    if (hidden.dtype == DType::kBF16) v = to_f32(hidden.b16[s * H + i] = to_bf16(v));
+    hidden.values[s * H + i] = v;
+  };
+  for (int64_t i = 0; i < H; i++) set(1, i, 10 * rows.values[(V - 1) * H + i]);  // the last row wins
+  std::vector<float> want(S * V);
+  for (int64_t s = 0; s < S; s++)
+    for (int64_t n = 0; n < V; n++) {
+      double sum = 0;
+      for (int64_t i = 0; i < H; i++) sum += double(hidden.values[s * H + i]) * rows.values[n * H + i];
+      want[s * V + n] = float(sum);
+    }
+  SequenceTable table(S);
+  std::vector<BatchRow> batch_rows(S);
+  std::vector<BatchOutput> outputs(S);
+  for (int s = 0; s < S; s++) batch_rows[s].slot = s, outputs[s] = {s, s, -1, -1};
+  std::vector<float> values(S * V);
+  const auto choose = [&](const Head& head, bool greedy) {
+    std::fill(values.begin(), values.end(), NAN);
+    Scores scores;
+    scores.values = as_tensor(values, V);
+    scores.hidden = hidden.tensor();
+    scores.heads.assign(S, &head);
+    scores.edges.assign(S, nullptr);
+    scores.greedy.assign(S, greedy);
+    backend.logits(scores);
+    return backend.sample(scores, outputs, table, batch_rows).token_ids;
+  };
+  const auto exact = backend.make_head(rows.matrix, HeadFormat::kBF16), fast = backend.make_head(rows.matrix, HeadFormat::kInt8);
+  const std::vector<int32_t> ids = choose(*exact, true);
+  double off = 0;
+  for (int64_t i = 0; i < S * V; i++) off = std::max(off, double(std::fabs(values[i] - want[i])));
+  check(off < 1e-4 && ids[1] == V - 1, name + " head of 1,003 rows: scores are off by " + std::to_string(off));
+  check(choose(*fast, true) == ids && choose(*fast, false) == ids, name + " int8 head of 1,003 rows chooses the bf16 head's tokens");
+  set(2, 7, NAN);
+  std::vector<int32_t> without = ids;
+  without[2] = -1;
+  check(choose(*exact, true) == without, name + " a NaN in a hidden state is its output's alone");
+  check(choose(*fast, true) == without && choose(*fast, false) == without, name + " int8 head: a NaN in a hidden state is its output's alone");
+  set(2, 7, INFINITY);
+  const std::vector<int32_t> infinite = choose(*exact, true);
+  check(choose(*fast, true) == infinite && choose(*fast, false) == infinite, name + " int8 head: an infinite hidden state is scored as the bf16 head does");
+}
+
 /// Draws follow the distribution: frequencies over seeds within five standard deviations.
 void test_sampler(Backend& backend, const std::string& name) {
   const int64_t V = 64, H = 64;
@@ -540,6 +590,7 @@ int main() {
       test_lora(*backend, name);
       test_head(*backend, name);
       test_coarse_bound(*backend, name);
+      test_head_limits(*backend, name);
       test_sampler(*backend, name);
     }
   std::printf("%d passed, %d failed\n", n_passed, n_failed);
