@@ -58,8 +58,8 @@ class CudaBackend final : public Backend {
   }
 
   void begin_step(const Batch& batch) override;
-  void embed(Tensor x, std::span<const int32_t>, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges) override {
-    embed_cuda(x, step_, embedding, scale, edges, stream_);
+  void embed(Tensor x, std::span<const int32_t> ids, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges) override {
+    embed_cuda(x, ids_on_device(ids), embedding, scale, edges, stream_);
   }
   void rmsnorm(Tensor out, Tensor x, const float* w, float eps) override { rmsnorm_cuda(out, x, w, eps, stream_); }
   void residual_rmsnorm(Tensor out, Tensor x, Tensor y, const float* post_w, const float* next_w, float eps) override {
@@ -84,11 +84,13 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  const int32_t* ids_on_device(std::span<const int32_t> ids);
+
   int device_;
   cudaDeviceProp properties_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<CublasLt> blas_;
-  Buffer weights_scratch_, lora_scratch_, step_memory_;
+  Buffer weights_scratch_, lora_scratch_, step_memory_, other_ids_;
   void* staging_ = nullptr;        // pinned, as large as step_memory_
   SamplerScratch sampler_;
   StepData step_{};
@@ -157,6 +159,16 @@ void CudaBackend::begin_step(const Batch& batch) {
   }
   write_step(batch, staging_, step_memory_.data(), step_);
   check(cudaMemcpyAsync(step_memory_.data(), staging_, need, cudaMemcpyHostToDevice, stream_), "upload of a step");
+}
+
+/// A step's ids came with it; any others, as of an adapter's matrix that is compared to the base's, are uploaded here.
+const int32_t* CudaBackend::ids_on_device(std::span<const int32_t> ids) {
+  const auto* of_step = static_cast<const int32_t*>(staging_);  // write_step puts them first
+  if (of_step && ids.size() == size_t(step_.n_tokens) && std::equal(ids.begin(), ids.end(), of_step)) return step_.token_ids;
+  check(cudaStreamSynchronize(stream_), "embed");
+  if (other_ids_.bytes() < ids.size_bytes()) other_ids_ = allocate(ids.size_bytes());
+  check(cudaMemcpy(other_ids_.data(), ids.data(), ids.size_bytes(), cudaMemcpyHostToDevice), "upload of ids");
+  return static_cast<const int32_t*>(other_ids_.data());
 }
 
 }  // namespace

@@ -44,20 +44,20 @@ const nv_bf16* embedding_rows(const Embedding& embedding) {
   return static_cast<const nv_bf16*>(static_cast<const EmbeddingCuda&>(embedding).data.data());
 }
 
-void embed_cuda(Tensor x, const StepData& step, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges, cudaStream_t stream) {
+void embed_cuda(Tensor x, const int32_t* token_ids, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges, cudaStream_t stream) {
   constexpr int kThreads = 128;
   const int n = int(x.cols);
-  embed_kernel<<<unsigned(x.rows), kThreads, 0, stream>>>(x.f32(), x.stride, step.token_ids, embedding_rows(embedding), n, scale);
+  embed_kernel<<<unsigned(x.rows), kThreads, 0, stream>>>(x.f32(), x.stride, token_ids, embedding_rows(embedding), n, scale);
   for (const EdgeSegment& edge : edges) {
     const unsigned tokens = unsigned(edge.end - edge.begin);
-    const int32_t* ids = step.token_ids + edge.begin;
+    const int32_t* ids = token_ids + edge.begin;
     float* to = x.f32(edge.begin);
     if (edge.embedding) embed_kernel<<<tokens, kThreads, 0, stream>>>(to, x.stride, ids, embedding_rows(*edge.embedding), n, scale);
     if (edge.token_rows)
       for (size_t i = 0; i < edge.token_rows->token_ids.size(); i++)
         replace_kernel<<<tokens, kThreads, 0, stream>>>(to, x.stride, ids, edge.token_rows->token_ids[i],
                                                         static_cast<const nv_bf16*>(edge.token_rows->rows.data()) + int64_t(i) * n, n, scale);
-    if (edge.embed_lora) embedding_lora_cuda(x, step.token_ids, edge.begin, edge.end, *edge.embed_lora, scale, stream);
+    if (edge.embed_lora) embedding_lora_cuda(x, token_ids, edge.begin, edge.end, *edge.embed_lora, scale, stream);
   }
   check_launch("embed");
 }

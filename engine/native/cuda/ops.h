@@ -26,7 +26,7 @@ void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end,
 // embedding.cu
 std::unique_ptr<Embedding> make_embedding_cuda(const HostMatrix& matrix);
 const nv_bf16* embedding_rows(const Embedding& embedding);  // [V, H]
-void embed_cuda(Tensor x, const StepData& step, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges, cudaStream_t stream);
+void embed_cuda(Tensor x, const int32_t* token_ids, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges, cudaStream_t stream);
 
 // rmsnorm.cu
 void rmsnorm_cuda(Tensor out, Tensor x, const float* w, float eps, cudaStream_t stream);
