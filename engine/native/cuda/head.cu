@@ -36,23 +36,24 @@ void upload_rows(HeadCuda& head, const HostMatrix& matrix) {
 
 const HeadCuda& head_of(const Scores& scores, int64_t s) { return static_cast<const HeadCuda&>(*scores.heads[s]); }
 
-/// Outputs [begin, end) share a head.
+/// Outputs [begin, end) share a head. A pass of the kernels takes as many as fit: their sums do not depend on it.
 ScoreState score(Scores& scores, int64_t begin, int64_t end, CublasLt& blas, SamplerScratch& scratch, cudaStream_t stream) {
   const HeadCuda& head = head_of(scores, begin);
-  const Tensor values = scores.values.row_range(begin, end), hidden = scores.hidden.row_range(begin, end);
   const auto only_best = [&](int64_t s) { return !scores.greedy.empty() && scores.greedy[s] && !scores.edges[s]; };
-  bool bounded = head.format == HeadFormat::kInt8 && tiled_fits(end - begin, head.cols, true);
+  bool bounded = head.format == HeadFormat::kInt8 && tiled_outputs(head.cols, true) > 0;
   for (int64_t s = begin; s < end; s++) bounded = bounded && only_best(s);
-  if (bounded) {
-    score_int8(values, hidden, head, begin, scratch, stream);
-    return ScoreState::kBounded;
+  const int pass = end - begin > kMaxTiled ? 0 : tiled_outputs(head.cols, bounded);
+  if (pass == 0) {
+    blas.matmul(scores.values.row_range(begin, end), scores.hidden.row_range(begin, end), head.weights, head.rows, stream);
+    return ScoreState::kPlain;
   }
-  if (tiled_fits(end - begin, head.cols, false)) {
-    score_bf16(values, hidden, head, begin, scratch, stream);
-    return ScoreState::kParts;
+  for (int64_t s = begin; s < end; s += pass) {
+    const int64_t last = std::min(end, s + pass);
+    const Tensor values = scores.values.row_range(s, last), hidden = scores.hidden.row_range(s, last);
+    if (bounded) score_int8(values, hidden, head, s, scratch, stream);
+    else score_bf16(values, hidden, head, s, scratch, stream);
   }
-  blas.matmul(values, hidden, head.weights, head.rows, stream);
-  return ScoreState::kPlain;
+  return bounded ? ScoreState::kBounded : ScoreState::kParts;
 }
 
 }  // namespace
@@ -100,7 +101,7 @@ void logits_cuda(Scores& scores, CublasLt& blas, Buffer& lora_scratch, SamplerSc
 void score_exactly(Scores& scores, int64_t s, SamplerScratch& scratch, CublasLt& blas, cudaStream_t stream) {
   const HeadCuda& head = head_of(scores, s);
   const Tensor values = scores.values.row_range(s, s + 1), hidden = scores.hidden.row_range(s, s + 1);
-  const bool tiled = tiled_fits(1, head.cols, false);
+  const bool tiled = tiled_outputs(head.cols, false) > 0;
   if (tiled) score_bf16(values, hidden, head, s, scratch, stream);
   else blas.matmul(values, hidden, head.weights, head.rows, stream);
   scratch.states[s] = tiled ? ScoreState::kParts : ScoreState::kPlain;

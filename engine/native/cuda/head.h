@@ -1,5 +1,6 @@
 // The vocabulary as output on the device, and the kernels over it. Every kernel takes 16 rows at a time as the A operand of a tensor
-// core, hidden states as B: one output costs what eight cost, and an output's scores do not depend on the others.
+// core, hidden states as B: one output costs what eight cost, and an output's scores do not depend on the others. More than 32 outputs
+// of one head go to cuBLASLt, whose sums run in another order: there the last bits depend on how many there are.
 #pragma once
 #include "cublaslt.h"
 #include "sampler.h"
@@ -26,13 +27,13 @@ struct HiddenMeta {
   int finite;
 };
 
-constexpr int kMaxTiled = 32;  // outputs of one pass of the kernels
+constexpr int kMaxTiled = 32;  // outputs that the kernels take, in as many passes as their hidden states need; cuBLASLt takes more
 
-/// Whether the kernels can take so many outputs of this width at once: their hidden states must fit in shared memory.
-bool tiled_fits(int64_t n_outputs, int64_t H, bool int8);
+/// Outputs of one pass of the kernels: 32, 16 or 8, whose hidden states must fit in shared memory; 0: this width is cuBLASLt's.
+int tiled_outputs(int64_t H, bool int8);
 
 // head_kernel.cu
-/// values [n, V], parts of outputs [first, first + n): n <= kMaxTiled.
+/// values [n, V], parts of outputs [first, first + n): n <= tiled_outputs.
 void score_bf16(Tensor values, Tensor hidden, const HeadCuda& head, int64_t first, SamplerScratch& scratch, cudaStream_t stream);
 
 /// The same from hidden states already quantised: approximate values, and bounds instead of parts.

@@ -8,7 +8,6 @@ namespace {
 
 constexpr int kWarps = 8;
 static_assert(kWarps * kTileRows == kPartWidth, "a block's round is a part");
-constexpr int kSharedLimit = 99 * 1024;  // what a block may have on 8.6 and 8.9
 
 struct TileArgs {
   const char* rows;   // [V, row_bytes]
@@ -152,22 +151,31 @@ int groups_of(int64_t n) { return n <= 8 ? 1 : n <= 16 ? 2 : 4; }
 
 size_t shared_bytes(int64_t n, int row_bytes, bool int8) { return size_t(groups_of(n)) * kTileOutputs * (int8 ? 2 : 1) * hidden_pitch(row_bytes); }
 
+int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
 int n_processors() {
-  static const int n = [] {
-    int device = 0, value = 0;
-    check(cudaGetDevice(&device), "cudaGetDevice");
-    check(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-    return value;
-  }();
+  static const int n = device_attribute(cudaDevAttrMultiProcessorCount);
   return n;
+}
+
+/// Bytes for hidden states in a block: 91 KB on 8.6 and 8.9, 155 KB on 8.0, 219 KB on 9.0.
+int shared_limit() {
+  static const int bytes = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin) - 8 * 1024;
+  return bytes;
 }
 
 template <bool kInt8, int kGroups, int kSteps>
 void launch(const TileArgs& a, size_t shared, cudaStream_t stream) {
   const auto kernel = head_kernel<kInt8, kGroups, kSteps>;
-  static const bool allowed = (check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit - 8 * 1024), "shared memory"), true);
+  static const bool allowed = (check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit()), "shared memory"), true);
   (void)allowed;
-  const int blocks = std::min(a.n_parts, n_processors() * (kGroups <= 2 ? 2 : 1));
+  const int blocks_of_processor = kGroups <= 2 && int(shared) * 2 <= shared_limit() ? 2 : 1;
+  const int blocks = std::min(a.n_parts, n_processors() * blocks_of_processor);
   kernel<<<unsigned(blocks), kWarps * kWarp, shared, stream>>>(a);
 }
 
@@ -192,9 +200,12 @@ void launch_groups(const TileArgs& a, cudaStream_t stream) {
 
 }  // namespace
 
-bool tiled_fits(int64_t n, int64_t H, bool int8) {
+int tiled_outputs(int64_t H, bool int8) {
   const int64_t row_bytes = H * (int8 ? 1 : 2);
-  return n <= kMaxTiled && row_bytes % kStepBytes == 0 && shared_bytes(n, int(row_bytes), int8) <= size_t(kSharedLimit - 8 * 1024);
+  if (row_bytes % kStepBytes != 0) return 0;
+  for (const int n : {32, 16, 8})
+    if (shared_bytes(n, int(row_bytes), int8) <= size_t(shared_limit())) return n;
+  return 0;
 }
 
 void score_bf16(Tensor values, Tensor hidden, const HeadCuda& head, int64_t first, SamplerScratch& scratch, cudaStream_t stream) {

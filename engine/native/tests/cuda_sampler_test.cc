@@ -392,6 +392,28 @@ void test_int8_limits(Backend& gpu) {
   check(h.choose(*h.fast, x, 4) == h.choose(*h.exact, x, 4) && h.choose(*h.fast, x, 4)[0] == -1, "int8 head: hidden states that are not finite");
 }
 
+/// Rows of a table are read by the ids of the call, whether a step brought them or not.
+void test_embedding_outside_a_step(Backend& gpu) {
+  const int64_t V = 1003, H = 640;
+  const std::vector<bf16> rows = head_rows(V, H, false);
+  const auto table = gpu.make_embedding({WeightFormat::kBF16, V, H, rows.data(), nullptr, nullptr});
+  const Buffer x = gpu.allocate(size_t(3 * H) * 4);
+  Batch batch;
+  batch.token_ids = {5, 6, 7};
+  batch.positions = {0, 1, 2};
+  const int32_t blocks[] = {0};
+  batch.rows = {{0, 3, 0, 0, -1, blocks, blocks, 0, 1, 1}};
+  gpu.begin_step(batch);
+  for (const std::vector<int32_t>& ids : {std::vector<int32_t>{5, 6, 7}, {1, 1002, 0}, {5, 6}}) {
+    std::vector<float> got(ids.size() * size_t(H));
+    gpu.embed({x.data(), DType::kF32, int64_t(ids.size()), H, H}, ids, *table, 2, {});
+    gpu.download(got.data(), x.data(), got.size() * 4);
+    bool right = true;
+    for (size_t i = 0; i < got.size(); i++) right &= got[i] == 2 * to_f32(rows[size_t(ids[i / size_t(H)]) * size_t(H) + i % size_t(H)]);
+    check(right, "embedding of " + std::to_string(ids.size()) + " ids from " + std::to_string(ids[0]));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -408,10 +430,13 @@ int main() {
     test_bf16_head(*gpu, 5000, 640);
     test_bf16_head(*gpu, 4100, 1152);
     test_bf16_head(*gpu, 1003, 2560);
+    test_bf16_head(*gpu, 1003, 3840);
     test_int8_choices(*gpu, 65536, 1152, 120, true);
     test_int8_choices(*gpu, 65536, 640, 120, true);
     test_int8_choices(*gpu, 65536, 1152, 60, false);
     test_int8_choices(*gpu, 5003, 2560, 40, true);
+    test_int8_choices(*gpu, 5003, 3840, 40, true);
+    test_embedding_outside_a_step(*gpu);
     test_int8_mixed(*gpu);
     test_int8_limits(*gpu);
   } catch (const Error& e) {
