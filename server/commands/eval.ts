@@ -5,7 +5,7 @@ import { EngineModel } from '../../adapters/evaluation/engine-model.js'
 import { evaluate, type EvaluateOptions } from '../../adapters/evaluation/evaluate.js'
 import type { EvaluationModel } from '../../adapters/evaluation/evaluation-model.js'
 import { formatReports, METRICS, type EvaluationReport, type Metric } from '../../adapters/evaluation/report.js'
-import { readSamples } from '../../adapters/evaluation/samples.js'
+import { readSamples, type EvaluationSample } from '../../adapters/evaluation/samples.js'
 import { SqlJudge } from '../../adapters/evaluation/sql-judge.js'
 import { adapterFolder } from '../../adapters/stored-folder.js'
 import type { AdapterHandle, Engine } from '../../engine/api.js'
@@ -127,7 +127,9 @@ async function modelsOf(
   return isAlone ? [adapted] : [base, adapted]
 }
 
-async function measure(model: EvaluationModel, samples: Parameters<typeof evaluate>[1], options: EvaluateOptions): Promise<EvaluationReport> {
+async function measure(
+  model: EvaluationModel, samples: readonly EvaluationSample[], options: EvaluateOptions,
+): Promise<EvaluationReport> {
   const bar = new ProgressBar()
   const tell = (done: number, total: number) => bar.update({ phase: model.name, done, total })
   tell(0, samples.length)

@@ -262,7 +262,8 @@ t.test('a job that ends the engine again and again without a new step fails', as
 })
 
 t.test('a job waits, and says so once, while another run has the engine or its directory', async (t) => {
-  const failAt = Array.from({ length: 4 }, () => ({ step: 1, error: new EngineError('TRAINING_BUSY', 'another run is going on in /there') }))
+  const busy = () => new EngineError('TRAINING_BUSY', 'another run is going on in /there')
+  const failAt = Array.from({ length: 4 }, () => ({ step: 1, error: busy() }))
   const { jobs, add } = await start(t, { training: { failAt } })
   const { id } = add()
   t.match(await over(jobs, id), { status: 'succeeded', crashes: 0 })

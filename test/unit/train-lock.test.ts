@@ -36,8 +36,8 @@ t.test('a second process is refused while the first lives, and gets the lock of 
   const [first, second] = [await child(t), await child(t)]
   t.equal(await first.ask(folder), 'held')
   t.equal(await second.ask(folder), 'TRAINING_BUSY')
-  await t.rejects(RunLock.acquire(folder),
-    { code: 'TRAINING_BUSY', message: `process ${first.process.pid} is training in ${folder}: wait for it, or take another output directory` })
+  const message = `process ${first.process.pid} is training in ${folder}: wait for it, or take another output directory`
+  await t.rejects(RunLock.acquire(folder), { code: 'TRAINING_BUSY', message })
   first.process.kill('SIGSTOP')
   t.equal(await second.ask(folder), 'TRAINING_BUSY', 'one that is stopped lives')
   await kill(first.process)
@@ -52,7 +52,8 @@ t.test('a pid that another process has now holds nothing, nor does a torn file',
   t.equal(holder.began === '', process.platform !== 'linux')
   await lock.release()
   t.same(readdirSync(folder), [])
-  for (const left of [JSON.stringify({ ...holder, began: 'another boot 17' }), JSON.stringify({ ...holder, pid: 2 ** 22 + 1 }), '{"pi', '']) {
+  const gone = [{ ...holder, began: 'another boot 17' }, { ...holder, pid: 2 ** 22 + 1 }].map((other) => JSON.stringify(other))
+  for (const left of [...gone, '{"pi', '']) {
     mkdirSync(path)
     writeFileSync(join(path, 'holder.json'), left)
     await (await RunLock.acquire(folder)).release()

@@ -73,7 +73,8 @@ t.test('schedules are transformers\' get_scheduler', async (t) => {
 })
 
 t.test('a share of warm-up is rounded up to steps, and steps given win', async (t) => {
-  const of = (values: object, totalSteps: number) => scheduleOf(resolveTrainConfig({ lr_scheduler_type: 'linear', ...values }), totalSteps).warmupSteps
+  const of = (values: object, totalSteps: number) =>
+    scheduleOf(resolveTrainConfig({ lr_scheduler_type: 'linear', ...values }), totalSteps).warmupSteps
   t.equal(of({ warmup_ratio: 0.03 }, 34), 2)
   t.equal(of({ warmup_ratio: 0.03 }, 100), 3)
   t.equal(of({ warmup_ratio: 0.5, warmup_steps: 7 }, 100), 7)

@@ -277,7 +277,8 @@ t.test('another configuration or other data does not go on from a checkpoint, an
 t.test('a checkpoint over another base is not gone on from', async (t) => {
   const identity = { config: resolveTrainConfig({}), dataHash: 'data', baseHash: 'one', totalSteps: 1 }
   demandSameRun('there', identity, identity)
-  t.throws(() => demandSameRun('there', identity, { ...identity, baseHash: 'two' }), { code: 'INVALID_REQUEST', message: /another base model/ })
+  const other = { ...identity, baseHash: 'two' }
+  t.throws(() => demandSameRun('there', identity, other), { code: 'INVALID_REQUEST', message: /another base model/ })
 })
 
 t.test('a full disk ends the run with its own code, nothing half-written, and the run can go on', async (t) => {

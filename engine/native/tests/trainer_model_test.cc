@@ -284,8 +284,9 @@ void test_out_of_memory() {
   const size_t before = allocated_bytes();
   {
     const AddressSpaceLimit limit(4 << 20);
-    check_error("a trainer that does not fit", "OUT_OF_MEMORY", "MiB are free", [&] { Trainer(model->backend(), model->weights(), large, kNoPause); });
-    check_error("what it is made of", "OUT_OF_MEMORY", "MiB (parameters", [&] { Trainer(model->backend(), model->weights(), large, kNoPause); });
+    const auto make = [&] { Trainer(model->backend(), model->weights(), large, kNoPause); };
+    check_error("a trainer that does not fit", "OUT_OF_MEMORY", "MiB are free", make);
+    check_error("what it is made of", "OUT_OF_MEMORY", "MiB (parameters", make);
   }
   check(allocated_bytes() == before, "a trainer that does not fit has taken nothing");
   Trainer trainer(model->backend(), model->weights(), every_module(), kNoPause);
@@ -293,7 +294,8 @@ void test_out_of_memory() {
   { }
   {
     const AddressSpaceLimit limit(2 << 20);  // less than a chunk of an arena
-    check_error("a step without room for its scratch", "OUT_OF_MEMORY", "could not allocate", [&] { trainer.accumulate(batch(), 1, kNoPause); });
+    check_error("a step without room for its scratch", "OUT_OF_MEMORY", "could not allocate",
+                [&] { trainer.accumulate(batch(), 1, kNoPause); });
   }
   Trainer other(model->backend(), model->weights(), every_module(), kNoPause);
   check(loss_of(trainer) == loss_of(other), "once there is room the trainer goes on");

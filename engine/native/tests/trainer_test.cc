@@ -185,7 +185,8 @@ void test_adamw_8bit_is_bitsandbytes() {
       const auto their_codes = from_hex<uint8_t>(next(codes_name));
       const auto their_scales = from_hex<float>(next(scales_name));
       for (int64_t i = 0; i < n; i++) n_codes += moment.codes[i] != their_codes[i];
-      for (int64_t b = 0; b < n_blocks; b++) scales_apart = std::max(scales_apart, std::fabs(moment.absmax[b] / double(their_scales[b]) - 1));
+      for (int64_t b = 0; b < n_blocks; b++)
+        scales_apart = std::max(scales_apart, std::fabs(moment.absmax[b] / double(their_scales[b]) - 1));
     }
   }
   check(n_steps == 5 && n == 300, "five steps of bitsandbytes over 300 values were read");
