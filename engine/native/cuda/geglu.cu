@@ -1,29 +1,39 @@
-// Four elements a thread; read-bound.
+// Eight elements a thread, so that loads and stores are 16 bytes. Works against memory bandwidth: 6 I bytes a token, 10 I of f32.
 #include "ops.h"
+#include "vectors.h"
 
 namespace lorikeet::cuda {
 namespace {
 
-__global__ void geglu_kernel(nv_bf16* out, const float* gate_up, int n, int64_t out_stride, int64_t in_stride) {
-  const int i = (blockIdx.x * blockDim.x + threadIdx.x) * 4;
+constexpr int kThreads = 128, kEach = 8;
+
+/// gelu_tanh(gate) * up; (1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z)).
+__device__ float geglu(float gate, float up) {
+  const float z = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);
+  return gate / (1.0f + __expf(-2.0f * z)) * up;
+}
+
+template <class T>
+__global__ void geglu_kernel(nv_bf16* out, const T* gate_up, int n, int64_t out_stride, int64_t in_stride) {
+  const int i = int(blockIdx.x * blockDim.x + threadIdx.x) * kEach;
   if (i >= n) return;
-  const float* row = gate_up + blockIdx.y * in_stride;
-  const float4 g = *reinterpret_cast<const float4*>(row + i), u = *reinterpret_cast<const float4*>(row + n + i);
-  const auto f = [](float gate, float up) {
-    const float inner = 0.7978845608028654f * (gate + 0.044715f * gate * gate * gate);
-    return 0.5f * gate * (1.0f + tanhf(inner)) * up;
-  };
-  nv_bf16* to = out + blockIdx.y * out_stride + i;
-  reinterpret_cast<__nv_bfloat162*>(to)[0] = __floats2bfloat162_rn(f(g.x, u.x), f(g.y, u.y));
-  reinterpret_cast<__nv_bfloat162*>(to)[1] = __floats2bfloat162_rn(f(g.z, u.z), f(g.w, u.w));
+  const T* row = gate_up + blockIdx.y * in_stride + i;
+  float gate[kEach], up[kEach];
+  load(gate, row);
+  load(up, row + n);
+#pragma unroll
+  for (int j = 0; j < kEach; j++) gate[j] = geglu(gate[j], up[j]);
+  store(out + blockIdx.y * out_stride + i, gate);
 }
 
 }  // namespace
 
 void geglu_cuda(Tensor out, Tensor gate_up, cudaStream_t stream) {
-  constexpr int kThreads = 128;
-  const dim3 grid(unsigned(ceil_div<int64_t>(out.cols, kThreads * 4)), unsigned(out.rows));
-  geglu_kernel<<<grid, kThreads, 0, stream>>>(nv(out.b16()), gate_up.f32(), int(out.cols), out.stride, gate_up.stride);
+  if (out.cols % kEach) throw Error("UNSUPPORTED", "intermediate_size " + std::to_string(out.cols) + " on CUDA: a multiple of 8 is built");
+  const dim3 grid(unsigned(ceil_div<int64_t>(out.cols, kThreads * kEach)), unsigned(out.rows));
+  by_dtype(gate_up, [&](auto* from) {
+    geglu_kernel<<<grid, kThreads, 0, stream>>>(nv(out.b16()), from, int(out.cols), out.stride, gate_up.stride);
+  });
   check_launch("geglu");
 }
 
