@@ -74,9 +74,7 @@ class CudaBackend final : public Backend {
   void attention(Tensor out, Tensor q, const AttentionArgs& args) override { attention_cuda(out, q, args, step_, stream_); }
   void geglu(Tensor out, Tensor gate_up) override { geglu_cuda(out, gate_up, stream_); }
   void gather_rows(Tensor out, Tensor x, std::span<const int32_t> tokens) override {
-    const size_t width = size_t(x.cols) * size_of(x.dtype);
-    for (size_t s = 0; s < tokens.size(); s++)
-      check(cudaMemcpyAsync(out.row(int64_t(s)), x.row(tokens[s]), width, cudaMemcpyDeviceToDevice, stream_), "gather_rows");
+    gather_rows_cuda(out, x, tokens, stream_);
   }
   void logits(Scores& scores) override { logits_cuda(scores, *blas_, lora_scratch_, sampler_, stream_); }
   SampleResult sample(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table, std::span<const BatchRow> rows) override {

@@ -49,6 +49,9 @@ void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& 
 // geglu.cu
 void geglu_cuda(Tensor out, Tensor gate_up, cudaStream_t stream);
 
+// gather_rows.cu
+void gather_rows_cuda(Tensor out, Tensor x, std::span<const int32_t> tokens, cudaStream_t stream);
+
 // head.cu
 std::unique_ptr<Head> make_head_cuda(const HostMatrix& matrix, HeadFormat format, const Embedding* tied);
 /// What sample_cuda needs beside the scores stays in `scratch`, under scores.ticket.
