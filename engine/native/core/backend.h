@@ -1,6 +1,7 @@
 // THE list of what a device must do for Gemma 3. forward.cc is written once over it; cpu/ and cuda/ implement it.
 // T = tokens of a step, S = outputs, H = hidden_size, D = head_dim. `act` is the dtype of matrix inputs: bf16, or f32 for
-// --compute fp32. Everything else is f32. A row's result never depends on the other rows of the batch (CPU: bit for bit).
+// --compute fp32. Everything else is f32 but what says projected_dtype(). A row's result never depends on the other rows of the batch
+// (CPU: bit for bit).
 #pragma once
 #include <array>
 #include <cstdint>
@@ -107,6 +108,8 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string name() const = 0;     // "cpu avx512, 2 threads"
   virtual DType act_dtype() const = 0;
+  /// Of qkv and gate_up in a step: f32, or bf16 where reading and writing them costs more than the products.
+  virtual DType projected_dtype() const { return DType::kF32; }
   /// Zeroed device memory, 64-byte aligned. @throws Error OUT_OF_MEMORY
   virtual Buffer allocate(size_t bytes) = 0;
   virtual void upload(void* device, const void* host, size_t bytes) = 0;
@@ -151,7 +154,7 @@ class Backend {
                                 float eps) = 0;
 
   /// out = x @ W^T, and by each part's segments out = column_scale * (out + scale * B (A x)).
-  virtual void linear(Tensor out,        // [T, n_out] f32
+  virtual void linear(Tensor out,        // [T, n_out] f32 or projected_dtype()
                       Tensor x,          // [T, n_in]  act
                       const Linear& w, std::span<const LoraPart> adapters = {}) = 0;
 
@@ -160,7 +163,7 @@ class Backend {
 
   /// q, k = rope(rmsnorm(q or k, weight)) by head; k and v go to their blocks.
   struct QkvArgs {
-    Tensor qkv;                          // [T, (n_heads + 2 n_kv_heads) * D] f32
+    Tensor qkv;                          // [T, (n_heads + 2 n_kv_heads) * D] f32 or projected_dtype()
     Tensor rope;                         // [T, D] f32
     const float *q_norm, *k_norm;        // [D] device
     float eps;
@@ -189,7 +192,7 @@ class Backend {
 
   /// out = gelu_tanh(gate) * up
   virtual void geglu(Tensor out,         // [T, I] act
-                     Tensor gate_up) = 0;  // [T, 2 I] f32: gate, then up
+                     Tensor gate_up) = 0;  // [T, 2 I] f32 or projected_dtype(): gate, then up
 
   /// out[s] = x[token[s]]
   virtual void gather_rows(Tensor out,   // [S, H] any dtype

@@ -1,11 +1,12 @@
 #include "forward.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace lorikeet {
 
 Workspace::Workspace(Backend& backend, const Gemma3Config& c, int max_tokens, int max_outputs) : max_tokens(max_tokens), max_outputs(max_outputs) {
-  const size_t T = size_t(max_tokens), act = size_of(backend.act_dtype());
+  const size_t T = size_t(max_tokens), act = size_of(backend.act_dtype()), projected = size_of(backend.projected_dtype());
   const auto take = [&](size_t n) {
     bytes += n;
     return backend.allocate(n);
@@ -13,10 +14,10 @@ Workspace::Workspace(Backend& backend, const Gemma3Config& c, int max_tokens, in
   x = take(T * c.hidden_size * 4);
   y = take(T * c.hidden_size * 4);
   normed = take(T * c.hidden_size * act);
-  qkv = take(T * (c.q_dim() + 2 * c.kv_dim()) * 4);
+  qkv = take(std::max(T * (c.q_dim() + 2 * c.kv_dim()) * projected, T * c.hidden_size * 4));  // the stream of the outputs lies here in the end
   q = take(T * c.q_dim() * act);
   attended = take(T * c.q_dim() * act);
-  gate_up = take(T * 2 * c.intermediate_size * 4);
+  gate_up = take(T * 2 * c.intermediate_size * projected);
   inner = take(T * c.intermediate_size * act);
   rope_local = take(T * c.head_dim * 4);
   rope_global = take(T * c.head_dim * 4);
@@ -89,13 +90,13 @@ class Pass : LayerForward {
 
  private:
   void shape(int64_t n) {
-    const DType act = backend_.act_dtype();
+    const DType act = backend_.act_dtype(), projected = backend_.projected_dtype();
     y_ = ws_.view(ws_.y, DType::kF32, n, c_.hidden_size);
     normed_ = ws_.view(ws_.normed, act, n, c_.hidden_size);
-    qkv_ = ws_.view(ws_.qkv, DType::kF32, n, c_.q_dim() + 2 * c_.kv_dim());
+    qkv_ = ws_.view(ws_.qkv, projected, n, c_.q_dim() + 2 * c_.kv_dim());
     q_ = ws_.view(ws_.q, act, n, c_.q_dim());
     attended_ = ws_.view(ws_.attended, act, n, c_.q_dim());
-    gate_up_ = ws_.view(ws_.gate_up, DType::kF32, n, 2 * c_.intermediate_size);
+    gate_up_ = ws_.view(ws_.gate_up, projected, n, 2 * c_.intermediate_size);
     inner_ = ws_.view(ws_.inner, act, n, c_.intermediate_size);
   }
 

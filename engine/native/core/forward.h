@@ -35,9 +35,9 @@ class LayerForward {
   const Gemma3Config& c_;
   Tensor x_, y_;              // [T, H] f32
   Tensor normed_;             // [T, H] act
-  Tensor qkv_;                // [T, (n_heads + 2 n_kv_heads) D] f32
+  Tensor qkv_;                // [T, (n_heads + 2 n_kv_heads) D] f32; serving: projected_dtype()
   Tensor attended_;           // [T, n_heads D] act
-  Tensor gate_up_;            // [T, 2 I] f32
+  Tensor gate_up_;            // [T, 2 I] f32; serving: projected_dtype()
   Tensor inner_;              // [T, I] act
 };
 

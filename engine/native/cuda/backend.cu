@@ -23,6 +23,7 @@ class CudaBackend final : public Backend {
 
   std::string name() const override { return std::string("cuda:") + std::to_string(device_) + ", " + properties_.name; }
   DType act_dtype() const override { return DType::kBF16; }
+  DType projected_dtype() const override { return DType::kBF16; }
   Buffer allocate(size_t bytes) override {
     check(cudaSetDevice(device_), "cudaSetDevice");  // per thread: loading and stepping differ
     return allocate_device(bytes);

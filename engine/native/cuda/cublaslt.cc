@@ -57,8 +57,8 @@ CublasLt::~CublasLt() {
 }
 
 /// cuBLASLt counts by columns: out^T [n, T] = w [n, k] (stored as k x n, transposed) times x^T [k, T].
-const CublasLt::Plan& CublasLt::plan(int64_t n, int64_t tokens, int64_t k, int64_t x_stride, int64_t out_stride) {
-  std::unique_ptr<Plan>& slot = plans_[{n, tokens, k, x_stride, out_stride}];
+const CublasLt::Plan& CublasLt::plan(int64_t n, int64_t tokens, int64_t k, int64_t x_stride, int64_t out_stride, DType out) {
+  std::unique_ptr<Plan>& slot = plans_[{n, tokens, k, x_stride, out_stride, out}];
   if (slot) return *slot;
   auto p = std::make_unique<Plan>();
   check_blas(f_->cublasLtMatmulDescCreate(&p->operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
@@ -66,7 +66,7 @@ const CublasLt::Plan& CublasLt::plan(int64_t n, int64_t tokens, int64_t k, int64
   check_blas(f_->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "transpose");
   check_blas(f_->cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, uint64_t(k), uint64_t(n), k), "layout of w");
   check_blas(f_->cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, uint64_t(k), uint64_t(tokens), x_stride), "layout of x");
-  check_blas(f_->cublasLtMatrixLayoutCreate(&p->out, CUDA_R_32F, uint64_t(n), uint64_t(tokens), out_stride), "layout of out");
+  check_blas(f_->cublasLtMatrixLayoutCreate(&p->out, out == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF, uint64_t(n), uint64_t(tokens), out_stride), "layout of out");
   cublasLtMatmulPreference_t preference;
   check_blas(f_->cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
   const size_t bytes = kWorkspaceBytes;
@@ -84,7 +84,7 @@ const CublasLt::Plan& CublasLt::plan(int64_t n, int64_t tokens, int64_t k, int64
 }
 
 void CublasLt::matmul(Tensor out, Tensor x, const nv_bf16* w, int64_t n, cudaStream_t stream) {
-  const Plan& p = plan(n, x.rows, x.cols, x.stride, out.stride);
+  const Plan& p = plan(n, x.rows, x.cols, x.stride, out.stride, out.dtype);
   const float one = 1, zero = 0;
   check_blas(f_->cublasLtMatmul(handle_, p.operation, &one, w, p.w, x.data, p.x, &zero, out.data, p.out, out.data, p.out, &p.algorithm,
                                 workspace_.data(), kWorkspaceBytes, stream),

@@ -6,6 +6,7 @@
 #include "../core/nf4.h"
 #include "nf4_layout.h"
 #include "ops.h"
+#include "vectors.h"
 
 namespace lorikeet::cuda {
 
@@ -39,8 +40,8 @@ __device__ void mma_bf16(float* c, const uint32_t* a, const uint32_t* b) {
 }
 
 /// N8 groups of eight tokens.
-template <int N8>
-__global__ void nf4_gemm(float* out, int64_t out_stride, const nv_bf16* x, int64_t x_stride, int n_tokens, const uint4* tiles, const float* scales, int K) {
+template <int N8, class T>
+__global__ void nf4_gemm(T* out, int64_t out_stride, const nv_bf16* x, int64_t x_stride, int n_tokens, const uint4* tiles, const float* scales, int K) {
   extern __shared__ uint32_t table[];
   build_table(table);
   __syncthreads();
@@ -85,7 +86,7 @@ __global__ void nf4_gemm(float* out, int64_t out_stride, const nv_bf16* x, int64
     if (token >= n_tokens) continue;
     float sum = 0;
     for (int w = 0; w < kWarps; w++) sum += sums[((w * N8 + n) * 4 + i) * kWarp + from];
-    out[token * out_stride + row] = sum;
+    store(out + token * out_stride + row, sum);
   }
 }
 
@@ -115,9 +116,10 @@ void load_codes() {
 template <int N8>
 void launch(Tensor out, Tensor x, const LinearCuda& w, cudaStream_t stream) {
   static_assert(kWarps * N8 * 4 * kWarp * 4 <= kTableBytes);
-  nf4_gemm<N8><<<unsigned(w.rows / kTileRows), kWarps * kWarp, kTableBytes, stream>>>(out.f32(), out.stride, nv(x.b16()), x.stride, int(x.rows),
-                                                                                      static_cast<const uint4*>(w.data.data()),
-                                                                                      static_cast<const float*>(w.scales.data()), int(w.cols));
+  by_dtype(out, [&](auto* to) {
+    nf4_gemm<N8><<<unsigned(w.rows / kTileRows), kWarps * kWarp, kTableBytes, stream>>>(
+        to, out.stride, nv(x.b16()), x.stride, int(x.rows), static_cast<const uint4*>(w.data.data()), static_cast<const float*>(w.scales.data()), int(w.cols));
+  });
 }
 
 void upload_nf4(LinearCuda& w, std::span<const HostMatrix> parts) {

@@ -1,5 +1,6 @@
 // y += scale * B (A x) for runs of tokens of one adapter: shrink, then expand. Runs travel as kernel arguments, so nothing is uploaded.
 #include "ops.h"
+#include "vectors.h"
 
 namespace lorikeet::cuda {
 
@@ -40,16 +41,17 @@ __global__ void shrink_kernel(float* shrunk, const nv_bf16* x, int64_t x_stride,
   if (lane == 0) shrunk[(int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * kMaxRank + r] = sum;
 }
 
-__global__ void expand_kernel(float* out, int64_t out_stride, const float* shrunk, const __grid_constant__ Runs runs) {
+template <class T>
+__global__ void expand_kernel(T* out, int64_t out_stride, const float* shrunk, const __grid_constant__ Runs runs) {
   const Run& run = runs.run[blockIdx.z];
   const int token = run.begin + blockIdx.y, n = blockIdx.x * blockDim.x + threadIdx.x;
   if (token >= run.end || n >= run.n_out) return;
   const float* h = shrunk + (int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * kMaxRank;
   float sum = 0;
   for (int r = 0; r < run.rank; r++) sum += __bfloat162float(run.b[int64_t(r) * run.n_out + n]) * h[r];
-  float* to = out + token * out_stride + run.column + n;
-  const float y = *to + run.scale * sum;
-  *to = run.column_scale ? y * run.column_scale[n] : y;
+  T* to = out + token * out_stride + run.column + n;
+  const float y = to_float(*to) + run.scale * sum;
+  store(to, run.column_scale ? y * run.column_scale[n] : y);
 }
 
 __global__ void embedding_lora_kernel(float* x, int64_t stride, const int32_t* ids, const float* a, const float* b, int rank, int n, float scale) {
@@ -131,7 +133,9 @@ void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& sc
     }
     auto* shrunk = static_cast<float*>(scratch.data());
     shrink_kernel<<<dim3(unsigned(ceil_div(rank, 4)), unsigned(longest), unsigned(n)), 4 * kWarp, 0, stream>>>(shrunk, nv(x.b16()), x.stride, int(x.cols), runs);
-    expand_kernel<<<dim3(unsigned(ceil_div(n_out, 128)), unsigned(longest), unsigned(n)), 128, 0, stream>>>(out.f32(), out.stride, shrunk, runs);
+    by_dtype(out, [&](auto* to) {
+      expand_kernel<<<dim3(unsigned(ceil_div(n_out, 128)), unsigned(longest), unsigned(n)), 128, 0, stream>>>(to, out.stride, shrunk, runs);
+    });
     check_launch("lora");
     n = longest = rank = n_out = 0;
   };

@@ -39,6 +39,11 @@ __device__ inline void store(nv_bf16* to, const float (&v)[N]) {
   *reinterpret_cast<Pack<uint16_t, N>*>(to) = pack;
 }
 
+__device__ inline float to_float(float v) { return v; }
+__device__ inline float to_float(nv_bf16 v) { return __bfloat162float(v); }
+__device__ inline void store(float* to, float v) { *to = v; }
+__device__ inline void store(nv_bf16* to, float v) { *to = __float2bfloat16(v); }
+
 /// Calls f with a pointer of the tensor's own type.
 template <class F>
 void by_dtype(const Tensor& t, F f) {
