@@ -1,4 +1,5 @@
 // y += scale * B (A x) for runs of tokens of one adapter: shrink, then expand. Runs travel as kernel arguments, so nothing is uploaded.
+#include "lora_prefill.h"
 #include "ops.h"
 #include "vectors.h"
 
@@ -6,9 +7,11 @@ namespace lorikeet::cuda {
 
 struct LoraCuda : LoraWeights {
   Buffer a;             // [r, n_in] bf16; of an embedding: [V, r] f32
-  Buffer b;             // [r, n_out] bf16: a warp expands neighbouring outputs; of an embedding f32
+  Buffer b;             // [n_out, padded rank] bf16; of an embedding [r, n_out] f32
   Buffer column_scale;  // [n_out] f32 or empty
   float scale = 0;
+
+  int padded_rank() const { return (rank + 15) / 16 * 16; }
 };
 
 namespace {
@@ -16,7 +19,7 @@ namespace {
 struct Run {
   const nv_bf16 *a, *b;
   const float* column_scale;
-  int begin, end, rank, n_out;
+  int begin, end, rank, padded_rank, n_out;
   int64_t column;
   float scale;
 };
@@ -47,8 +50,9 @@ __global__ void expand_kernel(T* out, int64_t out_stride, const float* shrunk, c
   const int token = run.begin + blockIdx.y, n = blockIdx.x * blockDim.x + threadIdx.x;
   if (token >= run.end || n >= run.n_out) return;
   const float* h = shrunk + (int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * kMaxRank;
+  const nv_bf16* b = run.b + int64_t(n) * run.padded_rank;
   float sum = 0;
-  for (int r = 0; r < run.rank; r++) sum += __bfloat162float(run.b[int64_t(r) * run.n_out + n]) * h[r];
+  for (int r = 0; r < run.rank; r++) sum += __bfloat162float(b[r]) * h[r];
   T* to = out + token * out_stride + run.column + n;
   const float y = to_float(*to) + run.scale * sum;
   store(to, run.column_scale ? y * run.column_scale[n] : y);
@@ -85,6 +89,13 @@ std::vector<float> transposed(const std::vector<float>& values, int64_t rows, in
   return out;
 }
 
+/// [rows, cols] to [rows, to], zeros behind.
+std::vector<float> padded(const std::vector<float>& values, int64_t rows, int64_t cols, int64_t to) {
+  std::vector<float> out(size_t(rows * to));
+  for (int64_t r = 0; r < rows; r++) std::copy_n(values.begin() + r * cols, cols, out.begin() + r * to);
+  return out;
+}
+
 std::unique_ptr<LoraCuda> make_shape(const HostTensor& a, const HostTensor& b, float scale) {
   auto w = std::make_unique<LoraCuda>();
   w->rank = int(a.shape[0]);
@@ -100,7 +111,7 @@ std::unique_ptr<LoraCuda> make_shape(const HostTensor& a, const HostTensor& b, f
 std::unique_ptr<LoraWeights> make_lora_cuda(const HostTensor& a, const HostTensor& b, float scale, std::span<const float> column_scale) {
   auto w = make_shape(a, b, scale);
   w->a = upload_bf16(to_float(a));
-  w->b = upload_bf16(transposed(to_float(b), w->n_out, w->rank));
+  w->b = upload_bf16(padded(to_float(b), w->n_out, w->rank, w->padded_rank()));
   if (!column_scale.empty()) w->column_scale = upload_floats({column_scale.begin(), column_scale.end()});
   w->bytes = w->a.bytes() + w->b.bytes() + w->column_scale.bytes();
   return w;
@@ -121,7 +132,44 @@ void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end,
   check_launch("embedding_lora");
 }
 
+namespace {
+
+/// Fits the tiles of lora_prefill.cu.
+bool is_long(const LoraSegment& s, const LoraPart& part) {
+  return s.weights && s.end - s.begin >= kLongRun && s.weights->n_in % 32 == 0 && s.weights->n_out % 8 == 0 && part.row_begin % 8 == 0;
+}
+
+void add_long_runs(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& scratch, cudaStream_t stream) {
+  LongRuns runs;
+  int n = 0;
+  int64_t shrunk = 0;
+  const auto flush = [&] {
+    if (n == 0) return;
+    if (scratch.bytes() < size_t(shrunk) * 2) {
+      check(cudaStreamSynchronize(stream), "before scratch grows");
+      scratch = allocate_device(size_t(shrunk) * 2);
+    }
+    lora_prefill_cuda(out, x, runs, n, static_cast<nv_bf16*>(scratch.data()), stream);
+    n = 0;
+    shrunk = 0;
+  };
+  for (const LoraPart& part : parts)
+    for (const LoraSegment& s : part.segments) {
+      if (!is_long(s, part)) continue;
+      const auto& w = static_cast<const LoraCuda&>(*s.weights);
+      expect_shape("lora x", x, out.rows, w.n_in);
+      runs.run[n++] = {static_cast<const nv_bf16*>(w.a.data()), static_cast<const nv_bf16*>(w.b.data()), static_cast<const float*>(w.column_scale.data()),
+                       part.row_begin, shrunk, s.begin, s.end, w.rank, w.padded_rank(), int(w.n_out), w.scale};
+      shrunk += int64_t(s.end - s.begin) * w.padded_rank();
+      if (n == kMaxLongRuns) flush();
+    }
+  flush();
+}
+
+}  // namespace
+
 void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& scratch, cudaStream_t stream) {
+  add_long_runs(out, x, parts, scratch, stream);
   Runs runs;
   int n = 0, longest = 0, rank = 0, n_out = 0;
   const auto flush = [&] {
@@ -141,11 +189,11 @@ void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& sc
   };
   for (const LoraPart& part : parts)
     for (const LoraSegment& s : part.segments) {
-      if (!s.weights) continue;
+      if (!s.weights || is_long(s, part)) continue;
       const auto& w = static_cast<const LoraCuda&>(*s.weights);
       expect_shape("lora x", x, out.rows, w.n_in);
       runs.run[n++] = {static_cast<const nv_bf16*>(w.a.data()), static_cast<const nv_bf16*>(w.b.data()), static_cast<const float*>(w.column_scale.data()),
-                       s.begin, s.end, w.rank, int(w.n_out), part.row_begin, w.scale};
+                       s.begin, s.end, w.rank, w.padded_rank(), int(w.n_out), part.row_begin, w.scale};
       longest = std::max(longest, s.end - s.begin);
       rank = std::max(rank, w.rank);
       n_out = std::max(n_out, int(w.n_out));
