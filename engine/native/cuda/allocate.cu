@@ -25,6 +25,7 @@ Buffer allocate_device(size_t bytes) {
                                      std::to_string(total >> 20) + " MiB free");
   }
   check(cudaMemset(data, 0, size), "clearing of memory");
+  check(cudaStreamSynchronize(nullptr), "clearing of memory");  // the backend's stream does not wait for this one
   allocated += size;
   return Buffer(data, size, release);
 }
