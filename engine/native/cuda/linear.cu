@@ -2,7 +2,7 @@
 // Few tokens (nf4_gemm): memory is the limit. A block owns sixteen rows and its warps share the columns; a lane reads sixteen bytes of codes a
 // tile, looks pairs of values up in shared memory (a copy of the table a lane: no bank conflicts), and multiplies by mma with the weights as A, so
 // one to eight tokens cost the same. A block's absmax is applied to its partial sums in fp32.
-// Many tokens: weights are written out as bf16, as bitsandbytes rounds them, and cuBLASLt multiplies.
+// Many tokens: weights are written out as bf16, as bitsandbytes rounds them, once where memory allows, and cuBLASLt multiplies.
 #include "../core/nf4.h"
 #include "nf4_layout.h"
 #include "ops.h"
@@ -14,6 +14,9 @@ struct LinearCuda : Linear {
   WeightFormat format = WeightFormat::kNF4;
   Buffer data;    // tiles of nf4_layout.h, or bf16 [n, K]
   Buffer scales;  // [n / 16][K / 64][16] f32
+
+  mutable Buffer expanded;      // of tiles, once many tokens came and memory allowed: bf16 [n, K]
+  mutable bool asked = false;   // whether memory allowed
 };
 
 namespace {
@@ -183,21 +186,40 @@ void dequantise_cuda(nv_bf16* out, const Linear& linear, cudaStream_t stream) {
   check_launch("dequantise");
 }
 
+namespace {
+
+/// A quarter of the device stays free for what comes later: adapters, graphs, other processes.
+bool may_keep(size_t bytes) {
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return free >= bytes + total / 4;
+}
+
+/// The weights as bf16 [n, K]: kept from the first time on where memory allows, else written to scratch every time.
+const nv_bf16* expand(const LinearCuda& w, Buffer& scratch, cudaStream_t stream) {
+  const size_t bytes = size_t(w.rows * w.cols) * 2;
+  if (w.expanded.bytes() == 0) {
+    const bool keep = !w.asked && may_keep(bytes);
+    w.asked = true;
+    Buffer& to = keep ? w.expanded : scratch;
+    if (to.bytes() < bytes) {
+      check(cudaStreamSynchronize(stream), "before scratch grows");
+      to = allocate_device(bytes);
+    }
+    dequantise_cuda(static_cast<nv_bf16*>(to.data()), w, stream);
+    if (!keep) return static_cast<const nv_bf16*>(scratch.data());
+  }
+  return static_cast<const nv_bf16*>(w.expanded.data());
+}
+
+}  // namespace
+
 void linear_cuda(Tensor out, Tensor x, const Linear& linear, CublasLt& blas, Buffer& scratch, cudaStream_t stream) {
   const auto& w = static_cast<const LinearCuda&>(linear);
   expect_shape("linear out", out, x.rows, w.rows);
   expect_shape("linear x", x, out.rows, w.cols);
   if (w.format == WeightFormat::kBF16) return blas.matmul(out, x, static_cast<const nv_bf16*>(w.data.data()), w.rows, stream);
-  if (x.rows > kFewTokens) {
-    const size_t need = size_t(w.rows * w.cols) * 2;
-    if (scratch.bytes() < need) {
-      check(cudaStreamSynchronize(stream), "before scratch grows");
-      scratch = allocate_device(need);
-    }
-    auto* weights = static_cast<nv_bf16*>(scratch.data());
-    dequantise_cuda(weights, w, stream);
-    return blas.matmul(out, x, weights, w.rows, stream);
-  }
+  if (x.rows > kFewTokens) return blas.matmul(out, x, expand(w, scratch, stream), w.rows, stream);
   switch (ceil_div<int64_t>(x.rows, 8)) {
     case 1: launch<1>(out, x, w, stream); break;
     case 2: launch<2>(out, x, w, stream); break;

@@ -11,7 +11,8 @@ size_t allocated_device_bytes();
 
 // linear.cu
 std::unique_ptr<Linear> make_linear_cuda(std::span<const HostMatrix> parts);
-/// x [T, K] bf16 -> out [T, n] f32 or bf16. scratch: dequantised weights of the largest matrix, for products of many tokens.
+/// x [T, K] bf16 -> out [T, n] f32 or bf16. scratch: dequantised weights of the largest matrix, for products of many tokens
+/// where there is no room to keep them.
 void linear_cuda(Tensor out, Tensor x, const Linear& w, CublasLt& blas, Buffer& scratch, cudaStream_t stream);
 /// Rows [begin, end) as bf16, row-major; for norms of DoRA and tests.
 void dequantise_cuda(nv_bf16* out, const Linear& w, cudaStream_t stream);
