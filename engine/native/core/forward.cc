@@ -14,7 +14,7 @@ Workspace::Workspace(Backend& backend, const Gemma3Config& c, int max_tokens, in
   x = take(T * c.hidden_size * 4);
   y = take(T * c.hidden_size * 4);
   normed = take(T * c.hidden_size * act);
-  qkv = take(std::max(T * (c.q_dim() + 2 * c.kv_dim()) * projected, T * c.hidden_size * 4));  // the stream of the outputs lies here in the end
+  qkv = take(T * std::max((c.q_dim() + 2 * c.kv_dim()) * projected, size_t(c.hidden_size) * 4));  // in the end the outputs' stream
   q = take(T * c.q_dim() * act);
   attended = take(T * c.q_dim() * act);
   gate_up = take(T * 2 * c.intermediate_size * projected);

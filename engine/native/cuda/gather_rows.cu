@@ -12,7 +12,8 @@ struct Rows {
   int32_t token[kRows];
 };
 
-__global__ void gather_kernel(char* out, int64_t out_pitch, const char* x, int64_t x_pitch, int n_words, const __grid_constant__ Rows rows) {
+__global__ void gather_kernel(char* out, int64_t out_pitch, const char* x, int64_t x_pitch, int n_words,
+                              const __grid_constant__ Rows rows) {
   const auto* from = reinterpret_cast<const uint2*>(x + rows.token[blockIdx.x] * x_pitch);
   auto* to = reinterpret_cast<uint2*>(out + blockIdx.x * out_pitch);
   for (int i = threadIdx.x; i < n_words; i += kThreads) to[i] = from[i];
@@ -27,8 +28,8 @@ void gather_rows_cuda(Tensor out, Tensor x, std::span<const int32_t> tokens, cud
     const size_t n = std::min<size_t>(kRows, tokens.size() - begin);
     Rows rows{};
     std::copy_n(tokens.begin() + begin, n, rows.token);
-    gather_kernel<<<unsigned(n), kThreads, 0, stream>>>(static_cast<char*>(out.row(int64_t(begin))), out.stride * size, static_cast<const char*>(x.data),
-                                                        x.stride * size, int(width / 8), rows);
+    gather_kernel<<<unsigned(n), kThreads, 0, stream>>>(static_cast<char*>(out.row(int64_t(begin))), out.stride * size,
+                                                        static_cast<const char*>(x.data), x.stride * size, int(width / 8), rows);
   }
   check_launch("gather_rows");
 }

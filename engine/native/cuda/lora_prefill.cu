@@ -18,7 +18,8 @@ __device__ uint4 load_or_zero(const nv_bf16* row, int column, bool valid) {
   return valid ? *reinterpret_cast<const uint4*>(row + column) : uint4{0, 0, 0, 0};
 }
 
-__global__ void __launch_bounds__(kWarps* kWarp) shrink_kernel(nv_bf16* shrunk, const nv_bf16* x, int64_t x_stride, int n_in, const __grid_constant__ LongRuns runs) {
+__global__ void __launch_bounds__(kWarps* kWarp)
+    shrink_kernel(nv_bf16* shrunk, const nv_bf16* x, int64_t x_stride, int n_in, const __grid_constant__ LongRuns runs) {
   __shared__ float sums[kWarps][kShrinkTokens][kRanks];
   const LongRun& run = runs.run[blockIdx.z];
   const int first = run.begin + int(blockIdx.x) * kShrinkTokens, rank0 = int(blockIdx.y) * kRanks;
@@ -78,7 +79,8 @@ __device__ void add_to(T* to, const float (&sum)[8], const LongRun& run, int col
 
 /// Column 2 c + e of mma's tile j is output 8 c + 2 j + e of 32: so a lane's sums of four tiles are eight neighbours.
 template <class T>
-__global__ void __launch_bounds__(kWarps* kWarp) expand_kernel(T* out, int64_t out_stride, const nv_bf16* shrunk, const __grid_constant__ LongRuns runs) {
+__global__ void __launch_bounds__(kWarps* kWarp)
+    expand_kernel(T* out, int64_t out_stride, const nv_bf16* shrunk, const __grid_constant__ LongRuns runs) {
   const LongRun& run = runs.run[blockIdx.z];
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
   const int first = run.begin + int(blockIdx.y) * kExpandTokens + warp % 4 * 16, low = first + g, high = first + g + 8;
@@ -117,12 +119,10 @@ void lora_prefill_cuda(Tensor out, Tensor x, const LongRuns& runs, int n_runs, n
     rank = std::max(rank, runs.run[i].padded_rank);
     n_out = std::max(n_out, runs.run[i].n_out);
   }
-  shrink_kernel<<<dim3(unsigned(ceil_div(longest, kShrinkTokens)), unsigned(rank / kRanks), unsigned(n_runs)), kWarps * kWarp, 0, stream>>>(
-      shrunk, nv(x.b16()), x.stride, int(x.cols), runs);
-  by_dtype(out, [&](auto* to) {
-    expand_kernel<<<dim3(unsigned(ceil_div(n_out, kExpandColumns)), unsigned(ceil_div(longest, kExpandTokens)), unsigned(n_runs)), kWarps * kWarp, 0, stream>>>(
-        to, out.stride, shrunk, runs);
-  });
+  const dim3 shrink_grid(unsigned(ceil_div(longest, kShrinkTokens)), unsigned(rank / kRanks), unsigned(n_runs));
+  const dim3 expand_grid(unsigned(ceil_div(n_out, kExpandColumns)), unsigned(ceil_div(longest, kExpandTokens)), unsigned(n_runs));
+  shrink_kernel<<<shrink_grid, kWarps * kWarp, 0, stream>>>(shrunk, nv(x.b16()), x.stride, int(x.cols), runs);
+  by_dtype(out, [&](auto* to) { expand_kernel<<<expand_grid, kWarps * kWarp, 0, stream>>>(to, out.stride, shrunk, runs); });
   check_launch("lora of long runs");
 }
 

@@ -49,14 +49,16 @@ __device__ void store_normed(nv_bf16* out, const Part& x, float scale, const Par
   }
 }
 
-__global__ void __launch_bounds__(1024) rmsnorm_kernel(nv_bf16* out, const float* x, const float* w, int n4, int64_t out_stride, int64_t x_stride, float eps) {
+__global__ void __launch_bounds__(1024) rmsnorm_kernel(nv_bf16* out, const float* x, const float* w, int n4, int64_t out_stride,
+                                                       int64_t x_stride, float eps) {
   __shared__ float shared[32];
   const Part row(x + blockIdx.x * x_stride, n4), weight(w, n4);
   store_normed(out + blockIdx.x * out_stride, row, row.scale(n4, eps, shared), weight, n4);
 }
 
-__global__ void __launch_bounds__(1024) residual_rmsnorm_kernel(nv_bf16* out, float* x, const float* y, const float* post_w, const float* next_w, int n4,
-                                                                int64_t out_stride, int64_t x_stride, int64_t y_stride, float eps) {
+__global__ void __launch_bounds__(1024) residual_rmsnorm_kernel(nv_bf16* out, float* x, const float* y, const float* post_w,
+                                                                const float* next_w, int n4, int64_t out_stride, int64_t x_stride,
+                                                                int64_t y_stride, float eps) {
   __shared__ float shared[32];
   Part row(x + blockIdx.x * x_stride, n4);
   const Part added(y + blockIdx.x * y_stride, n4), post(post_w, n4), next(next_w, n4);
@@ -74,20 +76,22 @@ __global__ void __launch_bounds__(1024) residual_rmsnorm_kernel(nv_bf16* out, fl
 unsigned threads_for(int64_t n) {
   const int64_t threads = ceil_div<int64_t>(ceil_div<int64_t>(n / 4, kPerThread), kWarp) * kWarp;
   if (n % 4 != 0 || threads > 1024)
-    throw Error("UNSUPPORTED", "hidden_size " + std::to_string(n) + " on CUDA: a multiple of 4 up to " + std::to_string(1024 * 4 * kPerThread) + " is built");
+    throw Error("UNSUPPORTED", "hidden_size " + std::to_string(n) + " on CUDA: a multiple of 4 up to " +
+                                   std::to_string(1024 * 4 * kPerThread) + " is built");
   return unsigned(threads);
 }
 
 }  // namespace
 
 void rmsnorm_cuda(Tensor out, Tensor x, const float* w, float eps, cudaStream_t stream) {
-  rmsnorm_kernel<<<unsigned(x.rows), threads_for(x.cols), 0, stream>>>(nv(out.b16()), x.f32(), w, int(x.cols / 4), out.stride, x.stride, eps);
+  rmsnorm_kernel<<<unsigned(x.rows), threads_for(x.cols), 0, stream>>>(nv(out.b16()), x.f32(), w, int(x.cols / 4), out.stride, x.stride,
+                                                                       eps);
   check_launch("rmsnorm");
 }
 
 void residual_rmsnorm_cuda(Tensor out, Tensor x, Tensor y, const float* post_w, const float* next_w, float eps, cudaStream_t stream) {
-  residual_rmsnorm_kernel<<<unsigned(x.rows), threads_for(x.cols), 0, stream>>>(nv(out.b16()), x.f32(), y.f32(), post_w, next_w, int(x.cols / 4),
-                                                                                out.stride, x.stride, y.stride, eps);
+  residual_rmsnorm_kernel<<<unsigned(x.rows), threads_for(x.cols), 0, stream>>>(nv(out.b16()), x.f32(), y.f32(), post_w, next_w,
+                                                                                int(x.cols / 4), out.stride, x.stride, y.stride, eps);
   check_launch("residual_rmsnorm");
 }
 

@@ -26,9 +26,9 @@ struct Shape {
 
 /// HALF = D / 64: a lane holds elements HALF * lane and the next of both halves of its head.
 template <int HALF, class T>
-__global__ void append_kernel(nv_bf16* q, int64_t q_stride, const T* qkv, int64_t qkv_stride, const float* rope, int64_t rope_stride, const float* q_norm,
-                              const float* k_norm, KvView pool, Shape s, const DeviceRow* rows, const int32_t* row_of_token, const int32_t* positions,
-                              const int32_t* table) {
+__global__ void append_kernel(nv_bf16* q, int64_t q_stride, const T* qkv, int64_t qkv_stride, const float* rope, int64_t rope_stride,
+                              const float* q_norm, const float* k_norm, KvView pool, Shape s, const DeviceRow* rows,
+                              const int32_t* row_of_token, const int32_t* positions, const int32_t* table) {
   constexpr int D = HALF * 64;
   const int n_heads = s.n_heads + 2 * s.n_kv_heads, unit = int(blockIdx.x) * kWarps + int(threadIdx.x) / kWarp, lane = threadIdx.x % kWarp;
   const int t = unit / n_heads, h = unit % n_heads, kv_head = (h - s.n_heads) % s.n_kv_heads, i = lane * HALF;
@@ -37,7 +37,8 @@ __global__ void append_kernel(nv_bf16* q, int64_t q_stride, const T* qkv, int64_
   nv_bf16* out = q + t * q_stride + h * D;
   if (!is_query) {
     const int position = positions[t];
-    out = pool.keys(block_of(rows[row_of_token[t]], table, s.sliding, position), kv_head) + (is_value * kBlockTokens + position % kBlockTokens) * D;
+    out = pool.keys(block_of(rows[row_of_token[t]], table, s.sliding, position), kv_head) +
+          (is_value * kBlockTokens + position % kBlockTokens) * D;
   }
   float a[HALF], b[HALF];
   load(a, qkv + t * qkv_stride + h * D + i);
@@ -68,8 +69,9 @@ void append(Tensor q, const Backend::QkvArgs& a, const StepData& step, cudaStrea
   const Shape shape{a.n_heads, a.n_kv_heads, int(a.qkv.rows), a.eps, a.sliding};
   const unsigned blocks = unsigned(ceil_div<int64_t>(a.qkv.rows * (a.n_heads + 2 * a.n_kv_heads), kWarps));
   by_dtype(a.qkv, [&](auto* qkv) {
-    append_kernel<HALF><<<blocks, kWarps * kWarp, 0, stream>>>(nv(q.b16()), q.stride, qkv, a.qkv.stride, a.rope.f32(), a.rope.stride, a.q_norm, a.k_norm,
-                                                               view(*a.pool, a.layer), shape, step.rows, step.row_of_token, step.positions,
+    append_kernel<HALF><<<blocks, kWarps * kWarp, 0, stream>>>(nv(q.b16()), q.stride, qkv, a.qkv.stride, a.rope.f32(), a.rope.stride,
+                                                               a.q_norm, a.k_norm, view(*a.pool, a.layer), shape, step.rows,
+                                                               step.row_of_token, step.positions,
                                                                a.sliding ? step.sliding_table : step.global_table);
   });
   check_launch("qk_norm_rope_append");
