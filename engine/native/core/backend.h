@@ -103,6 +103,17 @@ struct SampleResult {
   std::vector<float> top_logprobs;
 };
 
+/// What a device keeps of an adapter as a whole, beside its pairs.
+struct AdapterIndex {
+  size_t bytes = 0;
+  virtual ~AdapterIndex() = default;
+};
+
+struct Weights;
+struct DeviceAdapter;
+class AdapterSlots;
+struct KvPools;
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -129,6 +140,12 @@ class Backend {
   /// Euclidean norm of every row of W + scale * B A, for DoRA; [n_out]. part_begin: first row of the module inside `linear`.
   virtual std::vector<float> dora_row_norms(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b,
                                             float scale) = 0;
+
+  virtual std::unique_ptr<AdapterIndex> index_adapter(const DeviceAdapter&) { return nullptr; }
+
+  /// All layers of a step at once, where the device has a faster way than the ops one by one: rows of one token each.
+  /// hidden [S, H] act: what forward() returns. @returns false: not this step, nothing was done.
+  virtual bool decode(Tensor /*hidden*/, const Weights&, const AdapterSlots&, KvPools&, const Batch&) { return false; }
 
   /// Before the ops of a step: a device that lies elsewhere takes the batch's ids, positions, rows and block tables over at once. The
   /// batch outlives the step.

@@ -147,6 +147,10 @@ class Pass : LayerForward {
 
 Tensor forward(Backend& backend, const Weights& weights, const AdapterSlots& slots, KvPools& pools, Workspace& ws, const Batch& batch,
                const HiddenTap& tap) {
+  if (!tap && !batch.outputs.empty()) {
+    const Tensor hidden = ws.view(ws.normed, backend.act_dtype(), int64_t(batch.outputs.size()), weights.config.hidden_size);
+    if (backend.decode(hidden, weights, slots, pools, batch)) return hidden;
+  }
   backend.begin_step(batch);
   return Pass(backend, weights, slots, pools, ws, batch).run(tap);
 }

@@ -123,6 +123,8 @@ std::unique_ptr<DeviceAdapter> upload_adapter(const AdapterFile& file, const Wei
                        out->head_lora ? out->head_lora->bytes : 0, out->embed_rows ? out->embed_rows->rows.bytes() : 0,
                        out->head_rows ? out->head_rows->rows.bytes() : 0})
     out->bytes += bytes;
+  out->index = backend.index_adapter(*out);
+  if (out->index) out->bytes += out->index->bytes;
   return out;
 }
 

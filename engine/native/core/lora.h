@@ -17,6 +17,7 @@ struct DeviceAdapter {
   std::unique_ptr<Embedding> embedding;
   std::unique_ptr<Head> head;
   std::unique_ptr<LoraWeights> embed_lora, head_lora;
+  std::unique_ptr<AdapterIndex> index;                     // null where the device needs none
   std::vector<std::shared_ptr<const void>> kept;           // host memory that embedding and head point into
   int max_rank = 0, n_tensors = 0;
   uint64_t bytes = 0;

@@ -31,7 +31,7 @@ const char* head_name(HeadFormat format) {
 
 bool ends_with(const std::string& s, const std::string& end) { return s.size() >= end.size() && s.compare(s.size() - end.size(), end.size(), end) == 0; }
 
-/// Index of the GPU that `device` names, or -1 for the CPU. "auto" takes the CPU until CUDA is ahead in everything.
+/// Index of the GPU that `device` names, or -1 for the CPU. "auto" takes the CPU, because CUDA cannot train.
 int gpu_index(const std::string& device) {
   if (device == "auto" || device == "cpu") return -1;
   if (device == "cuda") return 0;

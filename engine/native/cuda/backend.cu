@@ -1,4 +1,5 @@
 // backend.h on one CUDA device. All work is queued on one stream; begin_step uploads what the ops of a step read.
+#include "decode.h"
 #include "kv_pool.h"
 #include "ops.h"
 #include "query_tiles.h"
@@ -14,9 +15,11 @@ class CudaBackend final : public Backend {
     check(cudaGetDeviceProperties(&properties_, device), "cudaGetDeviceProperties");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     blas_ = std::make_unique<CublasLt>();
+    decode_ = std::make_unique<Decode>(properties_.major >= 9, stream_);
   }
   ~CudaBackend() override {
     cudaStreamSynchronize(stream_);
+    decode_.reset();
     cudaStreamDestroy(stream_);
     if (staging_) cudaFreeHost(staging_);
   }
@@ -58,6 +61,12 @@ class CudaBackend final : public Backend {
     return dora_row_norms_cuda(linear, part_begin, a, b, scale);
   }
 
+  std::unique_ptr<AdapterIndex> index_adapter(const DeviceAdapter& adapter) override { return index_adapter_cuda(adapter); }
+
+  bool decode(Tensor hidden, const Weights& weights, const AdapterSlots& slots, KvPools& pools, const Batch& batch) override {
+    check(cudaSetDevice(device_), "cudaSetDevice");
+    return decode_->run(hidden, weights, slots, pools, batch);
+  }
   void begin_step(const Batch& batch) override;
   void embed(Tensor x, std::span<const int32_t> ids, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges) override {
     embed_cuda(x, ids_on_device(ids), embedding, scale, edges, stream_);
@@ -89,6 +98,7 @@ class CudaBackend final : public Backend {
   cudaDeviceProp properties_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<CublasLt> blas_;
+  std::unique_ptr<Decode> decode_;
   Buffer weights_scratch_, lora_scratch_, step_memory_, other_ids_;
   void* staging_ = nullptr;        // pinned, as large as step_memory_
   SamplerScratch sampler_;

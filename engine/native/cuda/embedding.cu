@@ -1,11 +1,8 @@
 // Rows of the vocabulary as input: one block a token.
 #include "ops.h"
+#include "weights.h"
 
 namespace lorikeet::cuda {
-
-struct EmbeddingCuda : Embedding {
-  Buffer data;  // [V, H] bf16 (f32 sources are rounded: activations are bf16)
-};
 
 namespace {
 
@@ -41,7 +38,7 @@ std::unique_ptr<Embedding> make_embedding_cuda(const HostMatrix& matrix) {
 }
 
 const nv_bf16* embedding_rows(const Embedding& embedding) {
-  return static_cast<const nv_bf16*>(static_cast<const EmbeddingCuda&>(embedding).data.data());
+  return static_cast<const EmbeddingCuda&>(embedding).table();
 }
 
 void embed_cuda(Tensor x, const int32_t* token_ids, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges, cudaStream_t stream) {

@@ -1,52 +1,27 @@
 // out = x @ W^T through frozen weights.
-// Few tokens (nf4_gemm): memory is the limit. A block owns sixteen rows and its warps share the columns; a lane reads sixteen bytes of codes a
-// tile, looks pairs of values up in shared memory (a copy of the table a lane: no bank conflicts), and multiplies by mma with the weights as A, so
-// one to eight tokens cost the same. A block's absmax is applied to its partial sums in fp32.
-// Many tokens: weights are written out as bf16, as bitsandbytes rounds them, once where memory allows, and cuBLASLt multiplies.
-#include "../core/nf4.h"
+// Few tokens (nf4_gemm): memory is the limit. A block owns sixteen rows and its warps share the columns; a lane reads sixteen bytes of
+// codes a tile, looks pairs of values up in shared memory (a copy of the table a lane: no bank conflicts), and multiplies by mma with the
+// weights as A, so one to eight tokens cost the same. A block's absmax is applied to its partial sums in fp32. Many tokens: weights are
+// written out as bf16, as bitsandbytes rounds them, once where memory allows, and cuBLASLt multiplies.
 #include "nf4_layout.h"
+#include "nf4_table.h"
 #include "ops.h"
 #include "vectors.h"
+#include "weights.h"
 
 namespace lorikeet::cuda {
-
-struct LinearCuda : Linear {
-  WeightFormat format = WeightFormat::kNF4;
-  Buffer data;    // tiles of nf4_layout.h, or bf16 [n, K]
-  Buffer scales;  // [n / 16][K / 64][16] f32
-
-  mutable Buffer expanded;      // of tiles, once many tokens came and memory allowed: bf16 [n, K]
-  mutable bool asked = false;   // whether memory allowed
-};
 
 namespace {
 
 constexpr int kFewTokens = 32;
 constexpr int kWarps = 8;
-constexpr int kTableBytes = 256 * kWarp * 4;
-
-__constant__ float nf4_code[16];
-
-/// Two codes of a byte as bf16 pairs, once for every lane.
-__device__ void build_table(uint32_t* table) {
-  for (int i = threadIdx.x; i < 256 * kWarp; i += blockDim.x) {
-    const int byte = i / kWarp;
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(nf4_code[byte & 15], nf4_code[byte >> 4]);
-    table[i] = *reinterpret_cast<const uint32_t*>(&pair);
-  }
-}
-
-__device__ void mma_bf16(float* c, const uint32_t* a, const uint32_t* b) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 
 /// N8 groups of eight tokens.
 template <int N8, class T>
-__global__ void nf4_gemm(T* out, int64_t out_stride, const nv_bf16* x, int64_t x_stride, int n_tokens, const uint4* tiles, const float* scales, int K) {
+__global__ void nf4_gemm(T* out, int64_t out_stride, const nv_bf16* x, int64_t x_stride, int n_tokens, const uint4* tiles,
+                         const float* scales, int K) {
   extern __shared__ uint32_t table[];
-  build_table(table);
+  build_nf4_table(table);
   __syncthreads();
   const int warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4, n_tiles = K / kTileCols;
   const uint32_t* look = table + lane;
@@ -54,7 +29,7 @@ __global__ void nf4_gemm(T* out, int64_t out_stride, const nv_bf16* x, int64_t x
   for (int tile = warp; tile < n_tiles; tile += kWarps) {
     const int64_t at = int64_t(blockIdx.x) * n_tiles + tile;
     const uint4 codes = tiles[at * kWarp + lane];
-    const float low = scales[at * kTileRows + g], high = scales[at * kTileRows + g + 8];
+    const float low = scales[at * kTileRows + g * 2], high = scales[at * kTileRows + g * 2 + 1];
     const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
     float part[N8][4] = {};
     for (int s = 0; s < 4; s++) {
@@ -78,7 +53,7 @@ __global__ void nf4_gemm(T* out, int64_t out_stride, const nv_bf16* x, int64_t x
       total[n][3] += high * part[n][3];
     }
   }
-  __syncthreads();  // the table is no longer read: its memory takes the warps' sums
+  __syncthreads();                                // the table is no longer read: its memory takes the warps' sums
   float* sums = reinterpret_cast<float*>(table);  // [kWarps][N8][4][32]
   for (int n = 0; n < N8; n++)
     for (int i = 0; i < 4; i++) sums[((warp * N8 + n) * 4 + i) * kWarp + lane] = total[n][i];
@@ -101,7 +76,7 @@ __global__ void dequantise_kernel(nv_bf16* out, const uint4* tiles, const float*
   const int64_t per_row = K / kTileCols, row = at / per_row * kTileRows, col = at % per_row * kTileCols;
   const uint4 codes = tiles[at * kWarp + lane];
   const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
-  const float scale[2] = {scales[at * kTileRows + g], scales[at * kTileRows + g + 8]};
+  const float scale[2] = {scales[at * kTileRows + g * 2], scales[at * kTileRows + g * 2 + 1]};
   for (int s = 0; s < 4; s++)
     for (int i = 0; i < 4; i++) {
       const uint32_t byte = words[s] >> (8 * i) & 255;
@@ -111,17 +86,13 @@ __global__ void dequantise_kernel(nv_bf16* out, const uint4* tiles, const float*
     }
 }
 
-void load_codes() {
-  static const cudaError_t loaded = cudaMemcpyToSymbol(nf4_code, kNF4Code, sizeof nf4_code);
-  check(loaded, "NF4 codes");
-}
-
 template <int N8>
 void launch(Tensor out, Tensor x, const LinearCuda& w, cudaStream_t stream) {
-  static_assert(kWarps * N8 * 4 * kWarp * 4 <= kTableBytes);
+  static_assert(kWarps * N8 * 4 * kWarp * 4 <= kNf4TableBytes);
   by_dtype(out, [&](auto* to) {
-    nf4_gemm<N8><<<unsigned(w.rows / kTileRows), kWarps * kWarp, kTableBytes, stream>>>(
-        to, out.stride, nv(x.b16()), x.stride, int(x.rows), static_cast<const uint4*>(w.data.data()), static_cast<const float*>(w.scales.data()), int(w.cols));
+    nf4_gemm<N8><<<unsigned(w.rows / kTileRows), kWarps * kWarp, kNf4TableBytes, stream>>>(
+        to, out.stride, nv(x.b16()), x.stride, int(x.rows), static_cast<const uint4*>(w.data.data()),
+        static_cast<const float*>(w.scales.data()), int(w.cols));
   });
 }
 
@@ -147,9 +118,12 @@ void upload_bf16(LinearCuda& w, std::span<const HostMatrix> parts) {
   bf16* to = values.data();
   for (const HostMatrix& part : parts) {
     const int64_t n = part.rows * part.cols;
-    if (part.format == WeightFormat::kNF4) nf4_dequantize_bf16(static_cast<const uint8_t*>(part.data), part.absmax, n, to);
-    else if (part.format == WeightFormat::kBF16) std::memcpy(to, part.data, size_t(n) * 2);
-    else for (int64_t i = 0; i < n; i++) to[i] = to_bf16(static_cast<const float*>(part.data)[i]);
+    if (part.format == WeightFormat::kNF4)
+      nf4_dequantize_bf16(static_cast<const uint8_t*>(part.data), part.absmax, n, to);
+    else if (part.format == WeightFormat::kBF16)
+      std::memcpy(to, part.data, size_t(n) * 2);
+    else
+      for (int64_t i = 0; i < n; i++) to[i] = to_bf16(static_cast<const float*>(part.data)[i]);
     to += n;
   }
   w.data = allocate_device(values.size() * 2);
@@ -159,7 +133,6 @@ void upload_bf16(LinearCuda& w, std::span<const HostMatrix> parts) {
 }  // namespace
 
 std::unique_ptr<Linear> make_linear_cuda(std::span<const HostMatrix> parts) {
-  load_codes();
   auto w = std::make_unique<LinearCuda>();
   w->cols = parts[0].cols;
   bool nf4 = true;
@@ -168,8 +141,10 @@ std::unique_ptr<Linear> make_linear_cuda(std::span<const HostMatrix> parts) {
     w->rows += part.rows;
     nf4 &= part.format == WeightFormat::kNF4 && part.rows % kTileRows == 0 && part.cols % kTileCols == 0;
   }
-  if (nf4) upload_nf4(*w, parts);
-  else upload_bf16(*w, parts);
+  if (nf4)
+    upload_nf4(*w, parts);
+  else
+    upload_bf16(*w, parts);
   w->bytes = w->data.bytes() + w->scales.bytes();
   return w;
 }
@@ -221,9 +196,14 @@ void linear_cuda(Tensor out, Tensor x, const Linear& linear, CublasLt& blas, Buf
   if (w.format == WeightFormat::kBF16) return blas.matmul(out, x, static_cast<const nv_bf16*>(w.data.data()), w.rows, stream);
   if (x.rows > kFewTokens) return blas.matmul(out, x, expand(w, scratch, stream), w.rows, stream);
   switch (ceil_div<int64_t>(x.rows, 8)) {
-    case 1: launch<1>(out, x, w, stream); break;
-    case 2: launch<2>(out, x, w, stream); break;
-    default: launch<4>(out, x, w, stream);
+    case 1:
+      launch<1>(out, x, w, stream);
+      break;
+    case 2:
+      launch<2>(out, x, w, stream);
+      break;
+    default:
+      launch<4>(out, x, w, stream);
   }
   check_launch("nf4_gemm");
 }

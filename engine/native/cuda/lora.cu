@@ -1,18 +1,11 @@
 // y += scale * B (A x) for runs of tokens of one adapter: shrink, then expand. Runs travel as kernel arguments, so nothing is uploaded.
+#include "../core/lora.h"
 #include "lora_prefill.h"
 #include "ops.h"
 #include "vectors.h"
+#include "weights.h"
 
 namespace lorikeet::cuda {
-
-struct LoraCuda : LoraWeights {
-  Buffer a;             // [r, n_in] bf16; of an embedding: [V, r] f32
-  Buffer b;             // [n_out, padded rank] bf16; of an embedding [r, n_out] f32
-  Buffer column_scale;  // [n_out] f32 or empty
-  float scale = 0;
-
-  int padded_rank() const { return (rank + 15) / 16 * 16; }
-};
 
 namespace {
 
@@ -37,7 +30,8 @@ __global__ void shrink_kernel(float* shrunk, const nv_bf16* x, int64_t x_stride,
   const nv_bf16 *row = x + token * x_stride, *a = run.a + int64_t(r) * n_in;
   float sum = 0;
   for (int i = lane * 2; i < n_in; i += kWarp * 2) {
-    const float2 p = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(row + i)), q = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(a + i));
+    const float2 p = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(row + i)),
+                 q = __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(a + i));
     sum += p.x * q.x + p.y * q.y;
   }
   sum = warp_sum(sum);
@@ -58,7 +52,8 @@ __global__ void expand_kernel(T* out, int64_t out_stride, const float* shrunk, c
   store(to, run.column_scale ? y * run.column_scale[n] : y);
 }
 
-__global__ void embedding_lora_kernel(float* x, int64_t stride, const int32_t* ids, const float* a, const float* b, int rank, int n, float scale) {
+__global__ void embedding_lora_kernel(float* x, int64_t stride, const int32_t* ids, const float* a, const float* b, int rank, int n,
+                                      float scale) {
   const float* h = a + int64_t(ids[blockIdx.x]) * rank;
   for (int i = threadIdx.x; i < n; i += blockDim.x) {
     float sum = 0;
@@ -96,13 +91,30 @@ std::vector<float> padded(const std::vector<float>& values, int64_t rows, int64_
   return out;
 }
 
+/// A [r, K] as DevicePair has it: lane l of step s of a tile holds rows l / 4 and l / 4 + 8, columns l % 4 * 2 and 8 further, in pairs.
+std::vector<float> a_in_tiles(const std::vector<float>& a, int64_t rank, int64_t K) {
+  const int64_t rank_tiles = (rank + 15) / 16, k_tiles = K / 64;
+  std::vector<float> out(size_t(rank_tiles * 16 * K));
+  size_t at = 0;
+  for (int64_t tile = 0; tile < rank_tiles * k_tiles; tile++)
+    for (int step = 0; step < 4; step++)
+      for (int lane = 0; lane < kWarp; lane++)
+        for (int e = 0; e < 8; e++) {
+          const int64_t row = tile / k_tiles * 16 + lane / 4 + e / 2 % 2 * 8;
+          const int64_t col = tile % k_tiles * 64 + step * 16 + lane % 4 * 2 + e / 4 * 8 + e % 2;
+          out[at++] = row < rank ? a[size_t(row * K + col)] : 0;
+        }
+  return out;
+}
+
 std::unique_ptr<LoraCuda> make_shape(const HostTensor& a, const HostTensor& b, float scale) {
   auto w = std::make_unique<LoraCuda>();
   w->rank = int(a.shape[0]);
   w->n_in = a.shape[1];
   w->n_out = b.shape[0];
   w->scale = scale;
-  if (w->rank > kMaxRank) throw Error("ADAPTER_RANK_TOO_LARGE", "rank " + std::to_string(w->rank) + " on CUDA: at most " + std::to_string(kMaxRank));
+  if (w->rank > kMaxRank)
+    throw Error("ADAPTER_RANK_TOO_LARGE", "rank " + std::to_string(w->rank) + " on CUDA: at most " + std::to_string(kMaxRank));
   return w;
 }
 
@@ -111,9 +123,10 @@ std::unique_ptr<LoraCuda> make_shape(const HostTensor& a, const HostTensor& b, f
 std::unique_ptr<LoraWeights> make_lora_cuda(const HostTensor& a, const HostTensor& b, float scale, std::span<const float> column_scale) {
   auto w = make_shape(a, b, scale);
   w->a = upload_bf16(to_float(a));
+  if (w->n_in % 64 == 0) w->a_tiles = upload_bf16(a_in_tiles(to_float(a), w->rank, w->n_in));
   w->b = upload_bf16(padded(to_float(b), w->n_out, w->rank, w->padded_rank()));
   if (!column_scale.empty()) w->column_scale = upload_floats({column_scale.begin(), column_scale.end()});
-  w->bytes = w->a.bytes() + w->b.bytes() + w->column_scale.bytes();
+  w->bytes = w->a.bytes() + w->a_tiles.bytes() + w->b.bytes() + w->column_scale.bytes();
   return w;
 }
 
@@ -125,10 +138,39 @@ std::unique_ptr<LoraWeights> make_embedding_lora_cuda(const HostTensor& a, const
   return w;
 }
 
-void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end, const LoraWeights& lora, float embed_scale, cudaStream_t stream) {
+std::unique_ptr<AdapterIndex> index_adapter_cuda(const DeviceAdapter& adapter) {
+  auto index = std::make_unique<AdapterIndexCuda>();
+  index->fused = !adapter.embedding && !adapter.head && !adapter.embed_lora;
+  std::vector<DevicePair> pairs;
+  for (const auto& layer : adapter.layers)
+    for (const auto& weights : layer) {
+      DevicePair& pair = pairs.emplace_back();
+      if (!weights) continue;
+      const auto& w = static_cast<const LoraCuda&>(*weights);
+      pair = {static_cast<const uint4*>(w.a_tiles.data()), static_cast<const nv_bf16*>(w.b.data()),
+              static_cast<const float*>(w.column_scale.data()), w.scale, w.padded_rank() / 16};
+      index->rank_tiles = std::max(index->rank_tiles, pair.rank_tiles);
+      index->fused &= pair.a != nullptr && w.rank <= kDecodeRank;
+    }
+  index->pairs = allocate_device(pairs.size() * sizeof(DevicePair));
+  check(cudaMemcpy(index->pairs.data(), pairs.data(), pairs.size() * sizeof(DevicePair), cudaMemcpyHostToDevice), "upload of an adapter");
+  if (const TokenRowsDevice* rows = adapter.embed_rows.get()) {
+    index->n_row_ids = int(rows->token_ids.size());
+    index->row_ids = allocate_device(rows->token_ids.size() * 4);
+    check(cudaMemcpy(index->row_ids.data(), rows->token_ids.data(), rows->token_ids.size() * 4, cudaMemcpyHostToDevice),
+          "upload of an adapter");
+    index->rows = static_cast<const nv_bf16*>(rows->rows.data());
+  }
+  index->bytes = index->pairs.bytes() + index->row_ids.bytes();
+  return index;
+}
+
+void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end, const LoraWeights& lora, float embed_scale,
+                         cudaStream_t stream) {
   const auto& w = static_cast<const LoraCuda&>(lora);
-  embedding_lora_kernel<<<unsigned(end - begin), 128, 0, stream>>>(x.f32(begin), x.stride, token_ids + begin, static_cast<const float*>(w.a.data()),
-                                                                   static_cast<const float*>(w.b.data()), w.rank, int(x.cols), w.scale * embed_scale);
+  embedding_lora_kernel<<<unsigned(end - begin), 128, 0, stream>>>(
+      x.f32(begin), x.stride, token_ids + begin, static_cast<const float*>(w.a.data()), static_cast<const float*>(w.b.data()), w.rank,
+      int(x.cols), w.scale * embed_scale);
   check_launch("embedding_lora");
 }
 
@@ -158,8 +200,17 @@ void add_long_runs(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer
       if (!is_long(s, part)) continue;
       const auto& w = static_cast<const LoraCuda&>(*s.weights);
       expect_shape("lora x", x, out.rows, w.n_in);
-      runs.run[n++] = {static_cast<const nv_bf16*>(w.a.data()), static_cast<const nv_bf16*>(w.b.data()), static_cast<const float*>(w.column_scale.data()),
-                       part.row_begin, shrunk, s.begin, s.end, w.rank, w.padded_rank(), int(w.n_out), w.scale};
+      runs.run[n++] = {static_cast<const nv_bf16*>(w.a.data()),
+                       static_cast<const nv_bf16*>(w.b.data()),
+                       static_cast<const float*>(w.column_scale.data()),
+                       part.row_begin,
+                       shrunk,
+                       s.begin,
+                       s.end,
+                       w.rank,
+                       w.padded_rank(),
+                       int(w.n_out),
+                       w.scale};
       shrunk += int64_t(s.end - s.begin) * w.padded_rank();
       if (n == kMaxLongRuns) flush();
     }
@@ -180,7 +231,8 @@ void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& sc
       scratch = allocate_device(need);
     }
     auto* shrunk = static_cast<float*>(scratch.data());
-    shrink_kernel<<<dim3(unsigned(ceil_div(rank, 4)), unsigned(longest), unsigned(n)), 4 * kWarp, 0, stream>>>(shrunk, nv(x.b16()), x.stride, int(x.cols), runs);
+    shrink_kernel<<<dim3(unsigned(ceil_div(rank, 4)), unsigned(longest), unsigned(n)), 4 * kWarp, 0, stream>>>(shrunk, nv(x.b16()),
+                                                                                                               x.stride, int(x.cols), runs);
     by_dtype(out, [&](auto* to) {
       expand_kernel<<<dim3(unsigned(ceil_div(n_out, 128)), unsigned(longest), unsigned(n)), 128, 0, stream>>>(to, out.stride, shrunk, runs);
     });
@@ -192,8 +244,16 @@ void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& sc
       if (!s.weights || is_long(s, part)) continue;
       const auto& w = static_cast<const LoraCuda&>(*s.weights);
       expect_shape("lora x", x, out.rows, w.n_in);
-      runs.run[n++] = {static_cast<const nv_bf16*>(w.a.data()), static_cast<const nv_bf16*>(w.b.data()), static_cast<const float*>(w.column_scale.data()),
-                       s.begin, s.end, w.rank, w.padded_rank(), int(w.n_out), part.row_begin, w.scale};
+      runs.run[n++] = {static_cast<const nv_bf16*>(w.a.data()),
+                       static_cast<const nv_bf16*>(w.b.data()),
+                       static_cast<const float*>(w.column_scale.data()),
+                       s.begin,
+                       s.end,
+                       w.rank,
+                       w.padded_rank(),
+                       int(w.n_out),
+                       part.row_begin,
+                       w.scale};
       longest = std::max(longest, s.end - s.begin);
       rank = std::max(rank, w.rank);
       n_out = std::max(n_out, int(w.n_out));
@@ -207,7 +267,8 @@ std::vector<float> dora_row_norms_cuda(const Linear& linear, int64_t part_begin,
   Buffer device = allocate_device(size_t(linear.rows * K) * 2);
   dequantise_cuda(static_cast<nv_bf16*>(device.data()), linear, nullptr);
   std::vector<bf16> rows(size_t(n_out * K));
-  check(cudaMemcpy(rows.data(), static_cast<bf16*>(device.data()) + part_begin * K, rows.size() * 2, cudaMemcpyDeviceToHost), "weights for DoRA");
+  check(cudaMemcpy(rows.data(), static_cast<bf16*>(device.data()) + part_begin * K, rows.size() * 2, cudaMemcpyDeviceToHost),
+        "weights for DoRA");
   const std::vector<float> av = to_float(a), bv = to_float(b);
   std::vector<float> norms(size_t(n_out), 0.0f);
   for (int64_t n = 0; n < n_out; n++) {

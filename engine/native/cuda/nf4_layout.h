@@ -26,7 +26,7 @@ inline TilePlace tile_place(int64_t row, int64_t col, int64_t cols) {
 /// bitsandbytes' order (row-major, even element in the high nibble) to tiles and back. rows must divide by 16, cols by 64.
 void pack_tiles(const uint8_t* packed, int64_t rows, int64_t cols, uint8_t* tiles);
 void unpack_tiles(const uint8_t* tiles, int64_t rows, int64_t cols, uint8_t* packed);
-/// absmax [rows][cols / 64] to [row tile][cols / 64][16]: the scales of a tile lie together.
+/// absmax [rows][cols / 64] to [row tile][cols / 64][8][2]: the scales of a tile lie together, those of rows g and g + 8 side by side.
 void pack_scales(const float* absmax, int64_t rows, int64_t cols, float* scales);
 
 }  // namespace lorikeet::cuda

@@ -4,9 +4,11 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 #include <random>
 
 #include "../core/nf4.h"
+#include "../core/safetensors.h"
 #include "check.h"
 #include "step_plan.h"
 #if defined(LORIKEET_CUDA_BUILT)
@@ -85,14 +87,15 @@ void test_linear(Backend& cpu, Backend& gpu) {
   }
 }
 
-/// Logits of whole prompts: largest difference against the spread, and choices where the CPU's margin is clear.
+/// Logits of whole prompts: largest difference against the spread, and choices where the CPU's margin is clear. A model of random weights has
+/// a few tokens that any rounding turns over (there the CPU in bf16 differs from itself in fp32 twelve times more than elsewhere): one in 30.
 void test_logits(Model& cpu, Model& gpu, int adapter, const std::string& name) {
   const int V = cpu.info().vocab_size;
   for (int n : {1, 7, 31, 33, 257}) {
     const std::vector<int32_t> ids = some_prompt(n, V, n);
     const std::vector<float> want = cpu.logits(ids, adapter), got = gpu.logits(ids, adapter);
     double off = 0;
-    int clear = 0, equal = 0;
+    int clear = 0, equal = 0, far = 0;
     for (int t = 0; t < n; t++) {
       const float *w = &want[size_t(t) * V], *g = &got[size_t(t) * V];
       std::vector<float> top(w, w + V);
@@ -103,56 +106,143 @@ void test_logits(Model& cpu, Model& gpu, int adapter, const std::string& name) {
         row_off = std::max(row_off, std::isfinite(g[v]) ? std::fabs(g[v] - w[v]) : 1e30f);
       }
       off = std::max(off, double(row_off / largest));
+      far += row_off / largest > 0.05f;
       if (top[0] - top[1] < 0.05f * largest) continue;
       clear++;
       equal += std::max_element(w, w + V) - w == std::max_element(g, g + V) - g;
     }
-    check(off < 0.05 && equal == clear, name + ": logits of " + std::to_string(n) + " tokens differ by " + std::to_string(off) + " of the largest; " +
-                                            std::to_string(equal) + " of " + std::to_string(clear) + " clear choices equal");
+    check((off < 0.05 || far * 30 <= n) && equal == clear, name + ": logits of " + std::to_string(n) + " tokens differ by " + std::to_string(off) + " of the largest; " +
+                                            std::to_string(equal) + " of " + std::to_string(clear) + " clear choices equal; " + std::to_string(far) + " tokens far off");
   }
 }
 
+struct Decoded {
+  std::vector<int32_t> ids;     // [tokens][sequences]
+  std::vector<float> margins;   // log-probability of the best less that of the next; empty where not asked for
+};
+
 /// Steps as the scheduler plans them: prompts in one step, then decode together.
-std::vector<int32_t> decode(Model& model, int n_sequences, int n_prompt, int n_tokens, int adapter) {
+Decoded decode(Model& model, int n_sequences, int n_prompt, int n_tokens, int adapter, bool with_margins) {
   const int V = model.info().vocab_size, per = (n_prompt + n_tokens) / kBlockTokens + 1;
-  std::vector<int32_t> out;
+  Decoded out;
   for (int step = 0; step < n_tokens; step++) {
     StepPlanner planner(per);
     for (int s = 0; s < n_sequences; s++) {
       if (step == 0) planner.start(s, s % 2 ? adapter : -1);
-      if (step == 0) planner.add(s, some_prompt(n_prompt, V, s), 0);
-      else planner.add(s, {-1}, n_prompt + step - 1);
+      if (step == 0) planner.add(s, some_prompt(n_prompt, V, s), 0, -1, with_margins ? 2 : -1);
+      else planner.add(s, {-1}, n_prompt + step - 1, -1, with_margins ? 2 : -1);
     }
     model.check(planner.plan());
     const SampleResult result = model.step(planner.plan());
-    out.insert(out.end(), result.token_ids.begin(), result.token_ids.end());
+    out.ids.insert(out.ids.end(), result.token_ids.begin(), result.token_ids.end());
+    for (int s = 0; with_margins && s < n_sequences; s++) out.margins.push_back(result.top_logprobs[s * 2] - result.top_logprobs[s * 2 + 1]);
   }
   return out;
 }
 
+/// What the goldens' README finds between runs in bf16 and in fp32 on its models, in logits: up to 0.37. A wrong kernel is off by whole units.
+constexpr double kBf16 = 0.5;
+
+/// Log-probabilities of given tokens, fed one a step to several sequences on different adapters: the way of decode.
+std::vector<float> forced(Model& model, int n_sequences, int n_prompt, int n_tokens, int n_adapters) {
+  const int V = model.info().vocab_size, per = (n_prompt + n_tokens) / kBlockTokens + 2;
+  std::vector<float> out;
+  for (int step = 0; step < n_tokens; step++) {
+    StepPlanner planner(per);
+    for (int s = 0; s < n_sequences; s++) {
+      const std::vector<int32_t> ids = some_prompt(n_prompt + s + n_tokens + 1, V, s);
+      const int begin = step ? n_prompt + s + step - 1 : 0, end = n_prompt + s + step;  // prompts of different lengths
+      if (step == 0) planner.start(s, s % (n_adapters + 1) - 1);
+      planner.add(s, {ids.begin() + begin, ids.begin() + end}, begin, ids[size_t(end)]);
+    }
+    model.check(planner.plan());
+    const SampleResult result = model.step(planner.plan());
+    out.insert(out.end(), result.logprobs.begin(), result.logprobs.end());
+  }
+  return out;
+}
+
+void test_forced(Model& cpu, Model& gpu, int n_adapters, const std::string& name) {
+  for (const auto& [n, prompt] : {std::pair{1, 3}, {1, 200}, {3, 40}, {8, 5}, {9, 20}, {16, 30}}) {
+    const std::vector<float> want = forced(cpu, n, prompt, 12, n_adapters), got = forced(gpu, n, prompt, 12, n_adapters);
+    double off = 0, sum = 0;
+    for (size_t i = 0; i < want.size(); i++) {
+      const double d = std::isfinite(got[i]) ? std::fabs(double(got[i]) - want[i]) : 1e30;
+      off = std::max(off, d);
+      sum += d;
+    }
+    std::printf("%s: %d sequences after %d tokens: log-probabilities differ by %.4f, %.4f on average\n", name.c_str(), n, prompt, off, sum / double(want.size()));
+    check(want.size() == got.size() && off < kBf16 && sum / double(want.size()) < kBf16 / 5, name + ": log-probabilities of decode");
+  }
+}
+
+/// Against transformers, PEFT and bitsandbytes, where a directory holds their figures (expected.safetensors; adapters: those over the NF4 base).
+void test_goldens(Model& gpu, int adapter, const std::string& dir, const std::string& prefix, const std::string& name) {
+  const std::string path = dir + "/expected.safetensors";
+  if (!std::filesystem::exists(path)) return;
+  const Safetensors file = Safetensors::map(path);
+  const auto floats = [&](const std::string& tensor) {
+    const TensorInfo* info = file.find(tensor);
+    return info ? to_float(file.tensor(*info)) : std::vector<float>();
+  };
+  const auto ids_of = [&](const std::string& tensor) {
+    const TensorInfo* info = file.find(tensor);
+    const HostTensor ids = info ? file.tensor(*info) : HostTensor();
+    return info ? std::vector<int32_t>(static_cast<const int32_t*>(ids.data), static_cast<const int32_t*>(ids.data) + ids.numel()) : std::vector<int32_t>();
+  };
+  for (const std::string prompt : {"p1", "p9", "p40", "p100"}) {
+    const std::vector<int32_t> ids = ids_of(prompt + ".input_ids"), greedy = ids_of(prefix + prompt + ".greedy.ids");
+    const std::vector<float> want = floats(prefix + prompt + ".logits"), margins = floats(prefix + prompt + ".greedy.margin");
+    if (ids.empty() || want.empty()) continue;
+    const std::vector<float> got = gpu.logits(ids, adapter);
+    double off = 0;
+    for (size_t i = 0; i < want.size(); i++) off = std::max(off, std::isfinite(got[i]) ? double(std::fabs(got[i] - want[i])) : 1e30);
+    size_t step = 0;
+    for (; step < greedy.size(); step++) {
+      StepPlanner planner(int(ids.size() + greedy.size()) / kBlockTokens + 1);
+      if (step == 0) planner.start(0, adapter);
+      if (step == 0) planner.add(0, ids, 0);
+      else planner.add(0, {-1}, int(ids.size() + step) - 1);
+      if (gpu.step(planner.plan()).token_ids[0] != greedy[step]) break;
+    }
+    const bool ended_well = step == greedy.size() || margins[step] < kBf16;
+    std::printf("%s %s: logits differ by %.3f, %zu of %zu greedy tokens equal\n", name.c_str(), prompt.c_str(), off, step, greedy.size());
+    check(off < kBf16 && ended_well, name + " " + prompt + ": goldens");
+  }
+}
+
 void test_model(const std::string& path, const std::vector<std::string>& adapters) {
-  ModelOptions options{.path = path, .compute = "bf16", .head = "bf16", .max_batch_tokens = 512, .max_num_seqs = 16};
+  ModelOptions options{.path = path, .compute = "bf16", .head = "bf16", .max_batch_tokens = 1024, .max_num_seqs = 16, .max_loras = 16};
   const auto cpu = Model::load(options, {});
   options.device = "cuda";
   const auto gpu = Model::load(options, {});
   std::printf("%s on %s\n", path.c_str(), gpu->info().device.c_str());
   test_logits(*cpu, *gpu, -1, "base");
-  int adapter = -1;
+  test_forced(*cpu, *gpu, 0, "base");
+  test_goldens(*gpu, -1, path, "", "base");
+  int n_adapters = 0;
   for (const std::string& dir : adapters) {
-    adapter++;
-    cpu->load_adapter(adapter % 8, cpu->read_adapter_file(dir));
-    gpu->load_adapter(adapter % 8, gpu->read_adapter_file(dir));
-    test_logits(*cpu, *gpu, adapter % 8, dir.substr(dir.rfind('/') + 1));
-    if (adapter + 1 == int(adapters.size())) break;
-    cpu->unload_adapter(adapter % 8);
-    gpu->unload_adapter(adapter % 8);
+    cpu->load_adapter(n_adapters, cpu->read_adapter_file(dir));
+    gpu->load_adapter(n_adapters, gpu->read_adapter_file(dir));
+    const std::string name = std::filesystem::path(dir + "/").parent_path().filename();
+    test_logits(*cpu, *gpu, n_adapters, name);
+    if (std::filesystem::exists(path + "/expected.safetensors")) test_goldens(*gpu, n_adapters, dir, "nf4.", name);
+    n_adapters++;
   }
+  if (n_adapters > 0) test_forced(*cpu, *gpu, n_adapters, "adapters");
   for (int n : {1, 5, 16}) {
-    const std::vector<int32_t> want = decode(*cpu, n, 20, 24, adapter), got = decode(*gpu, n, 20, 24, adapter);
-    int equal = 0;  // of each sequence until the first difference: near ties may fall either way
-    for (int s = 0; s < n; s++)
-      for (int i = 0; i < 24 && want[size_t(i) * n + s] == got[size_t(i) * n + s]; i++) equal++;
-    check(equal >= n * 24 / 2, "decode of " + std::to_string(n) + " sequences: " + std::to_string(equal) + " of " + std::to_string(n * 24) + " tokens before a difference");
+    constexpr int kTokens = 24;
+    constexpr float kClear = 0.3f;  // twice what log-probabilities differ by in test_forced
+    const Decoded want = decode(*cpu, n, 20, kTokens, n_adapters - 1, true), got = decode(*gpu, n, 20, kTokens, n_adapters - 1, false);
+    int equal = 0, wrong = 0;
+    for (int s = 0; s < n; s++) {
+      int i = 0;
+      while (i < kTokens && want.ids[size_t(i) * n + s] == got.ids[size_t(i) * n + s]) i++;
+      equal += i;
+      wrong += i < kTokens && want.margins[size_t(i) * n + s] > kClear;  // what follows a near tie that fell the other way is another text
+    }
+    std::printf("decode of %d sequences: %d of %d tokens equal before a near tie\n", n, equal, n * kTokens);
+    check(wrong == 0, "decode of " + std::to_string(n) + " sequences: " + std::to_string(wrong) + " differ where the choice was clear");
   }
 }
 

@@ -9,8 +9,9 @@ class StepPlanner {
  public:
   explicit StepPlanner(int blocks_each) : blocks_each_(blocks_each) { plan_.row_starts = plan_.global_starts = plan_.sliding_starts = {0}; }
 
-  /// ids stand at positions from `position` on; {-1} is the token that was sampled last. The last one's successor is sampled.
-  void add(int sequence, const std::vector<int32_t>& ids, int position) {
+  /// ids stand at positions from `position` on; {-1} is the token that was sampled last. The last one's successor is sampled, or `target`
+  /// is scored as it. n_logprobs: alternatives wanted, -1 none.
+  void add(int sequence, const std::vector<int32_t>& ids, int position, int target = -1, int n_logprobs = -1) {
     for (size_t i = 0; i < ids.size(); i++) {
       plan_.token_ids.push_back(ids[i]);
       plan_.positions.push_back(position + int(i));
@@ -25,8 +26,8 @@ class StepPlanner {
     plan_.sliding_starts.push_back(int(plan_.sliding_table.size()));
     plan_.sliding_first.push_back(0);
     plan_.out_tokens.push_back(int(plan_.token_ids.size()) - 1);
-    plan_.out_targets.push_back(-1);
-    plan_.out_logprobs.push_back(-1);
+    plan_.out_targets.push_back(target);
+    plan_.out_logprobs.push_back(target < 0 ? n_logprobs : std::max(n_logprobs, 0));
   }
 
   /// The sequence begins with this step: greedy.
