@@ -18,8 +18,8 @@ struct Shape {
 };
 
 template <int G, int PER_LANE>
-__global__ void attention_kernel(nv_bf16* out, int64_t out_stride, const nv_bf16* q, int64_t q_stride, KvView pool, Shape s, const DeviceRow* rows,
-                                 const int32_t* table) {
+__global__ void attention_kernel(nv_bf16* out, int64_t out_stride, const nv_bf16* q, int64_t q_stride, KvView pool, Shape s,
+                                 const DeviceRow* rows, const int32_t* table) {
   extern __shared__ float shared[];  // [kWarps][G][D] weighted sums, then [kWarps][G][2] max and sum
   const DeviceRow row = rows[blockIdx.x];
   if (row.end - row.begin > 1) return;
@@ -76,21 +76,25 @@ __global__ void attention_kernel(nv_bf16* out, int64_t out_stride, const nv_bf16
 template <int G, int PER_LANE>
 void launch(Tensor out, Tensor q, const Backend::AttentionArgs& a, const StepData& step, cudaStream_t stream) {
   const size_t shared = size_t(kWarps) * G * (a.head_dim + 2) * 4;
-  static const cudaError_t raised =
-      cudaFuncSetAttribute(attention_kernel<G, PER_LANE>, cudaFuncAttributeMaxDynamicSharedMemorySize, int(kWarps * G * (PER_LANE * kWarp + 2) * 4));
+  static const cudaError_t raised = cudaFuncSetAttribute(attention_kernel<G, PER_LANE>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                         int(kWarps * G * (PER_LANE * kWarp + 2) * 4));
   check(raised, "attention's shared memory");
   attention_kernel<G, PER_LANE><<<dim3(unsigned(step.n_rows), unsigned(a.n_kv_heads)), kWarps * kWarp, shared, stream>>>(
-      nv(out.b16()), out.stride, nv(q.b16()), q.stride, view(*a.pool, a.layer), {a.n_heads, a.n_kv_heads, a.head_dim, a.window, a.scale, a.sliding}, step.rows,
-      a.sliding ? step.sliding_table : step.global_table);
+      nv(out.b16()), out.stride, nv(q.b16()), q.stride, view(*a.pool, a.layer),
+      {a.n_heads, a.n_kv_heads, a.head_dim, a.window, a.scale, a.sliding}, step.rows, a.sliding ? step.sliding_table : step.global_table);
 }
 
 template <int G>
 void by_head_dim(Tensor out, Tensor q, const Backend::AttentionArgs& a, const StepData& step, cudaStream_t stream) {
   switch (a.head_dim) {
-    case 64: return launch<G, 2>(out, q, a, step, stream);
-    case 128: return launch<G, 4>(out, q, a, step, stream);
-    case 256: return launch<G, 8>(out, q, a, step, stream);
-    default: throw Error("UNSUPPORTED", "head_dim " + std::to_string(a.head_dim) + " on CUDA: 64, 128 and 256 are built");
+    case 64:
+      return launch<G, 2>(out, q, a, step, stream);
+    case 128:
+      return launch<G, 4>(out, q, a, step, stream);
+    case 256:
+      return launch<G, 8>(out, q, a, step, stream);
+    default:
+      throw Error("UNSUPPORTED", "head_dim " + std::to_string(a.head_dim) + " on CUDA: 64, 128 and 256 are built");
   }
 }
 
@@ -111,11 +115,20 @@ void attention_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& a, const
   if (step.n_query_tiles[0] > 0) attention_prefill_cuda(out, q, a, step, stream);
   if (std::ranges::none_of(a.rows, [](const BatchRow& row) { return row.length() == 1; })) return;
   switch (a.n_heads / a.n_kv_heads) {
-    case 1: by_head_dim<1>(out, q, a, step, stream); break;
-    case 2: by_head_dim<2>(out, q, a, step, stream); break;
-    case 4: by_head_dim<4>(out, q, a, step, stream); break;
-    case 8: by_head_dim<8>(out, q, a, step, stream); break;
-    default: throw Error("UNSUPPORTED", std::to_string(a.n_heads / a.n_kv_heads) + " query heads to a key-value head on CUDA");
+    case 1:
+      by_head_dim<1>(out, q, a, step, stream);
+      break;
+    case 2:
+      by_head_dim<2>(out, q, a, step, stream);
+      break;
+    case 4:
+      by_head_dim<4>(out, q, a, step, stream);
+      break;
+    case 8:
+      by_head_dim<8>(out, q, a, step, stream);
+      break;
+    default:
+      throw Error("UNSUPPORTED", std::to_string(a.n_heads / a.n_kv_heads) + " query heads to a key-value head on CUDA");
   }
   check_launch("attention");
 }

@@ -3,8 +3,9 @@
 // their output in registers; 64 keys at a time pass through shared memory, the next keys on their way while this tile's values are used.
 // Works against shared memory's bandwidth: with 16 rows a warp, ldmatrix allows about 420 TFLOP/s of an H100's 990 at D = 256.
 //
-// Shared memory: queries [rows][D], keys [64][D], values [64][D] bf16, the 16-byte pieces of a row permuted by its low three bits. Key tiles
-// begin at multiples of 64 whatever the row, so a token's result depends neither on other rows nor on how its prompt was cut into steps.
+// Shared memory: queries [rows][D], keys [64][D], values [64][D] bf16, the 16-byte pieces of a row permuted by its low three bits. Key
+// tiles begin at multiples of 64 whatever the row, so a token's result depends neither on other rows nor on how its prompt was cut into
+// steps.
 #include <climits>
 
 #include "kv_pool.h"
@@ -32,11 +33,12 @@ struct PrefillArgs {
 
 template <int D_, int kMTiles_, int kWarps_>
 struct Shape {
-  static constexpr int D = D_, kMTiles = kMTiles_, kWarps = kWarps_, kThreads = kWarps * kWarp, kWarpRows = 16 * kMTiles, kRows = kWarps * kWarpRows;
-  static constexpr int kPitch = D * 2;                       // bytes of a row
-  static constexpr int kPieces = D / 8;                      // of 16 bytes, in a row
-  static constexpr int kCopyRows = kWarp / kPieces;          // that a warp copies at once
-  static constexpr int kWarpKeys = kKeys / kWarps;           // that a warp copies: all in one block of the pool
+  static constexpr int D = D_, kMTiles = kMTiles_, kWarps = kWarps_, kThreads = kWarps * kWarp, kWarpRows = 16 * kMTiles,
+                       kRows = kWarps * kWarpRows;
+  static constexpr int kPitch = D * 2;               // bytes of a row
+  static constexpr int kPieces = D / 8;              // of 16 bytes, in a row
+  static constexpr int kCopyRows = kWarp / kPieces;  // that a warp copies at once
+  static constexpr int kWarpKeys = kKeys / kWarps;   // that a warp copies: all in one block of the pool
   static constexpr int kSharedBytes = (kRows + 2 * kKeys) * kPitch;
   static constexpr int kBlocksPerSm = kWarps == 8 ? 1 : 2;
   static_assert(kCopyRows >= 1 && kBlockTokens % kWarpKeys == 0);
@@ -301,7 +303,8 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocksPerSm) prefill_kernel(c
 #pragma unroll 4
   for (int i = 0; i < S::kWarpRows; i += S::kCopyRows) {
     const int r = copy_row + i;
-    if (r >> a.pack_shift < n_queries) *reinterpret_cast<uint4*>(a.out + offset(r, a.out_stride)) = load_shared_16(queries + piece_offset<S>(r, copy_piece));
+    if (r >> a.pack_shift < n_queries)
+      *reinterpret_cast<uint4*>(a.out + offset(r, a.out_stride)) = load_shared_16(queries + piece_offset<S>(r, copy_piece));
   }
 }
 
@@ -360,13 +363,16 @@ template <class Narrow, class Wide>
 void launch_best(const PrefillArgs& args, const Backend::AttentionArgs& a, const StepData& step, PrefillTiles tiles, cudaStream_t stream) {
   PrefillArgs wide = args;
   const bool better = resident_rows<Wide>() > resident_rows<Narrow>() && choose_tiles<Wide>(wide, a, step) >= limits().n_sms;
-  if (tiles == PrefillTiles::kWide || (tiles == PrefillTiles::kBest && better)) launch<Wide>(args, a, step, stream);
-  else launch<Narrow>(args, a, step, stream);
+  if (tiles == PrefillTiles::kWide || (tiles == PrefillTiles::kBest && better))
+    launch<Wide>(args, a, step, stream);
+  else
+    launch<Narrow>(args, a, step, stream);
 }
 
 }  // namespace
 
-void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& a, const StepData& step, cudaStream_t stream, PrefillTiles tiles) {
+void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& a, const StepData& step, cudaStream_t stream,
+                            PrefillTiles tiles) {
   PrefillArgs args{};
   args.out = nv(out.b16());
   args.q = nv(q.b16());
@@ -380,10 +386,17 @@ void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& 
   args.scale_log2 = a.scale * 1.4426950408889634f;
   args.sliding = a.sliding;
   switch (a.head_dim) {
-    case 64: launch<Shape<64, 1, 4>>(args, a, step, stream); break;
-    case 128: launch_best<Shape<128, 1, 4>, Shape<128, 2, 4>>(args, a, step, tiles, stream); break;
-    case 256: launch_best<Shape<256, 1, 4>, Shape<256, 1, 8>>(args, a, step, tiles, stream); break;
-    default: throw Error("UNSUPPORTED", "head_dim " + std::to_string(a.head_dim) + " on CUDA: 64, 128 and 256 are built");
+    case 64:
+      launch<Shape<64, 1, 4>>(args, a, step, stream);
+      break;
+    case 128:
+      launch_best<Shape<128, 1, 4>, Shape<128, 2, 4>>(args, a, step, tiles, stream);
+      break;
+    case 256:
+      launch_best<Shape<256, 1, 4>, Shape<256, 1, 8>>(args, a, step, tiles, stream);
+      break;
+    default:
+      throw Error("UNSUPPORTED", "head_dim " + std::to_string(a.head_dim) + " on CUDA: 64, 128 and 256 are built");
   }
   check_launch("prefill attention");
 }

@@ -51,13 +51,15 @@ class CudaBackend final : public Backend {
   std::unique_ptr<KvPool> make_kv_pool(int n_blocks, int n_layers, int n_kv_heads, int head_dim) override {
     return make_kv_pool_cuda(n_blocks, n_layers, n_kv_heads, head_dim);
   }
-  std::unique_ptr<LoraWeights> make_lora(const HostTensor& a, const HostTensor& b, float scale, std::span<const float> column_scale) override {
+  std::unique_ptr<LoraWeights> make_lora(const HostTensor& a, const HostTensor& b, float scale,
+                                         std::span<const float> column_scale) override {
     return make_lora_cuda(a, b, scale, column_scale);
   }
   std::unique_ptr<LoraWeights> make_embedding_lora(const HostTensor& a, const HostTensor& b, float scale) override {
     return make_embedding_lora_cuda(a, b, scale);
   }
-  std::vector<float> dora_row_norms(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b, float scale) override {
+  std::vector<float> dora_row_norms(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b,
+                                    float scale) override {
     return dora_row_norms_cuda(linear, part_begin, a, b, scale);
   }
 
@@ -79,15 +81,16 @@ class CudaBackend final : public Backend {
     linear_cuda(out, x, w, *blas_, weights_scratch_, stream_);
     if (!adapters.empty()) lora_cuda(out, x, adapters, lora_scratch_, stream_);
   }
-  void rope_table(Tensor table, std::span<const int32_t>, float theta, float scaling) override { rope_table_cuda(table, step_, theta, scaling, stream_); }
+  void rope_table(Tensor table, std::span<const int32_t>, float theta, float scaling) override {
+    rope_table_cuda(table, step_, theta, scaling, stream_);
+  }
   void qk_norm_rope_append(Tensor q, const QkvArgs& args) override { qk_norm_rope_append_cuda(q, args, step_, stream_); }
   void attention(Tensor out, Tensor q, const AttentionArgs& args) override { attention_cuda(out, q, args, step_, stream_); }
   void geglu(Tensor out, Tensor gate_up) override { geglu_cuda(out, gate_up, stream_); }
-  void gather_rows(Tensor out, Tensor x, std::span<const int32_t> tokens) override {
-    gather_rows_cuda(out, x, tokens, stream_);
-  }
+  void gather_rows(Tensor out, Tensor x, std::span<const int32_t> tokens) override { gather_rows_cuda(out, x, tokens, stream_); }
   void logits(Scores& scores) override { logits_cuda(scores, *blas_, lora_scratch_, sampler_, stream_); }
-  SampleResult sample(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table, std::span<const BatchRow> rows) override {
+  SampleResult sample(Scores& scores, std::span<const BatchOutput> outputs, const SequenceTable& table,
+                      std::span<const BatchRow> rows) override {
     return sample_cuda(scores, outputs, table, rows, *blas_, sampler_, stream_);
   }
 
@@ -100,7 +103,7 @@ class CudaBackend final : public Backend {
   std::unique_ptr<CublasLt> blas_;
   std::unique_ptr<Decode> decode_;
   Buffer weights_scratch_, lora_scratch_, step_memory_, other_ids_;
-  void* staging_ = nullptr;        // pinned, as large as step_memory_
+  void* staging_ = nullptr;  // pinned, as large as step_memory_
   SamplerScratch sampler_;
   StepData step_{};
 };
@@ -128,7 +131,8 @@ size_t write_step(const Batch& batch, void* host, void* device, StepData& step) 
   size_t n_global = 0, n_sliding = 0;
   for (const BatchRow& row : batch.rows) n_global += size_t(row.n_global), n_sliding += size_t(row.n_sliding);
   const size_t T = batch.token_ids.size(), R = batch.rows.size();
-  int32_t *ids = writer.reserve(T, step.token_ids), *positions = writer.reserve(T, step.positions), *row_of = writer.reserve(T, step.row_of_token);
+  int32_t *ids = writer.reserve(T, step.token_ids), *positions = writer.reserve(T, step.positions),
+          *row_of = writer.reserve(T, step.row_of_token);
   DeviceRow* rows = writer.reserve(R, step.rows);
   int32_t *global = writer.reserve(n_global, step.global_table), *sliding = writer.reserve(n_sliding, step.sliding_table);
   QueryTile* tiles[kQueryTileLists];

@@ -21,10 +21,11 @@ void check_blas(cublasStatus_t status, const char* what) {
 
 }  // namespace
 
-#define LORIKEET_BLAS_FUNCTIONS(F) \
-  F(cublasLtCreate) F(cublasLtDestroy) F(cublasLtMatmul) F(cublasLtMatmulAlgoGetHeuristic) F(cublasLtMatmulDescCreate) \
-  F(cublasLtMatmulDescDestroy) F(cublasLtMatmulDescSetAttribute) F(cublasLtMatrixLayoutCreate) F(cublasLtMatrixLayoutDestroy) \
-  F(cublasLtMatmulPreferenceCreate) F(cublasLtMatmulPreferenceDestroy) F(cublasLtMatmulPreferenceSetAttribute)
+#define LORIKEET_BLAS_FUNCTIONS(F)                                                                                                     \
+  F(cublasLtCreate)                                                                                                                    \
+  F(cublasLtDestroy) F(cublasLtMatmul) F(cublasLtMatmulAlgoGetHeuristic) F(cublasLtMatmulDescCreate) F(cublasLtMatmulDescDestroy)      \
+      F(cublasLtMatmulDescSetAttribute) F(cublasLtMatrixLayoutCreate) F(cublasLtMatrixLayoutDestroy) F(cublasLtMatmulPreferenceCreate) \
+          F(cublasLtMatmulPreferenceDestroy) F(cublasLtMatmulPreferenceSetAttribute)
 
 struct CublasLt::Functions {
   void* library;
@@ -40,7 +41,7 @@ struct CublasLt::Plan {
 
 CublasLt::CublasLt() : f_(std::make_unique<Functions>()) {
   f_->library = open_library();
-#define LORIKEET_LOAD(name) \
+#define LORIKEET_LOAD(name)                                                  \
   f_->name = reinterpret_cast<decltype(&::name)>(dlsym(f_->library, #name)); \
   if (!f_->name) throw Error("CUDA_ERROR", "cuBLASLt has no " #name);
   LORIKEET_BLAS_FUNCTIONS(LORIKEET_LOAD)
@@ -66,7 +67,9 @@ const CublasLt::Plan& CublasLt::plan(int64_t n, int64_t tokens, int64_t k, int64
   check_blas(f_->cublasLtMatmulDescSetAttribute(p->operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "transpose");
   check_blas(f_->cublasLtMatrixLayoutCreate(&p->w, CUDA_R_16BF, uint64_t(k), uint64_t(n), k), "layout of w");
   check_blas(f_->cublasLtMatrixLayoutCreate(&p->x, CUDA_R_16BF, uint64_t(k), uint64_t(tokens), x_stride), "layout of x");
-  check_blas(f_->cublasLtMatrixLayoutCreate(&p->out, out == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF, uint64_t(n), uint64_t(tokens), out_stride), "layout of out");
+  check_blas(
+      f_->cublasLtMatrixLayoutCreate(&p->out, out == DType::kF32 ? CUDA_R_32F : CUDA_R_16BF, uint64_t(n), uint64_t(tokens), out_stride),
+      "layout of out");
   cublasLtMatmulPreference_t preference;
   check_blas(f_->cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
   const size_t bytes = kWorkspaceBytes;
@@ -77,7 +80,9 @@ const CublasLt::Plan& CublasLt::plan(int64_t n, int64_t tokens, int64_t k, int64
       f_->cublasLtMatmulAlgoGetHeuristic(handle_, p->operation, p->w, p->x, p->out, p->out, preference, 1, &result, &found);
   f_->cublasLtMatmulPreferenceDestroy(preference);
   check_blas(status, "cublasLtMatmulAlgoGetHeuristic");
-  if (found == 0) throw Error("CUDA_ERROR", "cuBLASLt has no way to multiply [" + std::to_string(tokens) + ", " + std::to_string(k) + "] by [" + std::to_string(n) + ", " + std::to_string(k) + "]^T");
+  if (found == 0)
+    throw Error("CUDA_ERROR", "cuBLASLt has no way to multiply [" + std::to_string(tokens) + ", " + std::to_string(k) + "] by [" +
+                                  std::to_string(n) + ", " + std::to_string(k) + "]^T");
   p->algorithm = result.algo;
   slot = std::move(p);
   return *slot;

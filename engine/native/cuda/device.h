@@ -21,7 +21,9 @@ inline void check(cudaError_t status, const char* what) {
 inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
 template <class T>
-constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
+constexpr T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
 
 inline const nv_bf16* nv(const bf16* p) { return reinterpret_cast<const nv_bf16*>(p); }
 inline nv_bf16* nv(bf16* p) { return reinterpret_cast<nv_bf16*>(p); }
@@ -42,13 +44,13 @@ constexpr int query_tile_size(int list) { return 16 << list; }
 
 /// Uploaded once a step; ops find here what their host arguments say.
 struct StepData {
-  const int32_t* token_ids;      // [T]
-  const int32_t* positions;      // [T]
-  const int32_t* row_of_token;   // [T]
-  const DeviceRow* rows;         // [R]
+  const int32_t* token_ids;     // [T]
+  const int32_t* positions;     // [T]
+  const int32_t* row_of_token;  // [T]
+  const DeviceRow* rows;        // [R]
   const int32_t* global_table;
   const int32_t* sliding_table;
-  const int32_t* out_tokens;     // [O]
+  const int32_t* out_tokens;  // [O]
   int n_tokens, n_rows, n_outputs;
   const QueryTile* query_tiles[kQueryTileLists];
   int n_query_tiles[kQueryTileLists];  // 0: every row has one token

@@ -32,16 +32,16 @@ std::unique_ptr<Embedding> make_embedding_cuda(const HostMatrix& matrix) {
   std::vector<bf16> row = std::vector<bf16>(size_t(matrix.cols));
   for (int64_t r = 0; r < matrix.rows; r++) {
     for (int64_t i = 0; i < matrix.cols; i++) row[i] = to_bf16(static_cast<const float*>(matrix.data)[r * matrix.cols + i]);
-    check(cudaMemcpy(static_cast<bf16*>(e->data.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice), "upload of the embedding");
+    check(cudaMemcpy(static_cast<bf16*>(e->data.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice),
+          "upload of the embedding");
   }
   return e;
 }
 
-const nv_bf16* embedding_rows(const Embedding& embedding) {
-  return static_cast<const EmbeddingCuda&>(embedding).table();
-}
+const nv_bf16* embedding_rows(const Embedding& embedding) { return static_cast<const EmbeddingCuda&>(embedding).table(); }
 
-void embed_cuda(Tensor x, const int32_t* token_ids, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges, cudaStream_t stream) {
+void embed_cuda(Tensor x, const int32_t* token_ids, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges,
+                cudaStream_t stream) {
   constexpr int kThreads = 128;
   const int n = int(x.cols);
   embed_kernel<<<unsigned(x.rows), kThreads, 0, stream>>>(x.f32(), x.stride, token_ids, embedding_rows(embedding), n, scale);
@@ -53,7 +53,8 @@ void embed_cuda(Tensor x, const int32_t* token_ids, const Embedding& embedding, 
     if (edge.token_rows)
       for (size_t i = 0; i < edge.token_rows->token_ids.size(); i++)
         replace_kernel<<<tokens, kThreads, 0, stream>>>(to, x.stride, ids, edge.token_rows->token_ids[i],
-                                                        static_cast<const nv_bf16*>(edge.token_rows->rows.data()) + int64_t(i) * n, n, scale);
+                                                        static_cast<const nv_bf16*>(edge.token_rows->rows.data()) + int64_t(i) * n, n,
+                                                        scale);
     if (edge.embed_lora) embedding_lora_cuda(x, token_ids, edge.begin, edge.end, *edge.embed_lora, scale, stream);
   }
   check_launch("embed");

@@ -30,7 +30,8 @@ void upload_rows(HeadCuda& head, const HostMatrix& matrix) {
   std::vector<bf16> row = std::vector<bf16>(size_t(matrix.cols));
   for (int64_t r = 0; r < matrix.rows; r++) {
     for (int64_t i = 0; i < matrix.cols; i++) row[i] = to_bf16(static_cast<const float*>(matrix.data)[r * matrix.cols + i]);
-    check(cudaMemcpy(static_cast<bf16*>(head.own.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice), "upload of the head");
+    check(cudaMemcpy(static_cast<bf16*>(head.own.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice),
+          "upload of the head");
   }
 }
 
@@ -50,8 +51,10 @@ ScoreState score(Scores& scores, int64_t begin, int64_t end, CublasLt& blas, Sam
   for (int64_t s = begin; s < end; s += pass) {
     const int64_t last = std::min(end, s + pass);
     const Tensor values = scores.values.row_range(s, last), hidden = scores.hidden.row_range(s, last);
-    if (bounded) score_int8(values, hidden, head, s, scratch, stream);
-    else score_bf16(values, hidden, head, s, scratch, stream);
+    if (bounded)
+      score_int8(values, hidden, head, s, scratch, stream);
+    else
+      score_bf16(values, hidden, head, s, scratch, stream);
   }
   return bounded ? ScoreState::kBounded : ScoreState::kParts;
 }
@@ -64,8 +67,10 @@ std::unique_ptr<Head> make_head_cuda(const HostMatrix& matrix, HeadFormat format
   head->rows = matrix.rows;
   head->cols = matrix.cols;
   head->format = format;
-  if (tied) head->weights = embedding_rows(*tied);
-  else upload_rows(*head, matrix);
+  if (tied)
+    head->weights = embedding_rows(*tied);
+  else
+    upload_rows(*head, matrix);
   if (format == HeadFormat::kInt8) quantise_head(*head, nullptr);
   return head;
 }
@@ -87,9 +92,10 @@ void logits_cuda(Scores& scores, CublasLt& blas, Buffer& lora_scratch, SamplerSc
     scratch.states[s] = ScoreState::kPlain;  // the parts were of the base's scores
     if (edge->token_rows)
       for (size_t i = 0; i < edge->token_rows->token_ids.size(); i++)
-        replaced_kernel<<<1, kWarp, 0, stream>>>(scores.values.f32(s), nv(scores.hidden.b16(s)),
-                                                 static_cast<const nv_bf16*>(edge->token_rows->rows.data()) + int64_t(i) * scores.hidden.cols,
-                                                 edge->token_rows->token_ids[i], int(scores.hidden.cols));
+        replaced_kernel<<<1, kWarp, 0, stream>>>(
+            scores.values.f32(s), nv(scores.hidden.b16(s)),
+            static_cast<const nv_bf16*>(edge->token_rows->rows.data()) + int64_t(i) * scores.hidden.cols, edge->token_rows->token_ids[i],
+            int(scores.hidden.cols));
     if (edge->head_lora) {
       const LoraPart part{0, {{0, 1, edge->head_lora}}};
       lora_cuda(scores.values.row_range(s, s + 1), scores.hidden.row_range(s, s + 1), {&part, 1}, lora_scratch, stream);
@@ -102,8 +108,10 @@ void score_exactly(Scores& scores, int64_t s, SamplerScratch& scratch, CublasLt&
   const HeadCuda& head = head_of(scores, s);
   const Tensor values = scores.values.row_range(s, s + 1), hidden = scores.hidden.row_range(s, s + 1);
   const bool tiled = tiled_outputs(head.cols, false) > 0;
-  if (tiled) score_bf16(values, hidden, head, s, scratch, stream);
-  else blas.matmul(values, hidden, head.weights, head.rows, stream);
+  if (tiled)
+    score_bf16(values, hidden, head, s, scratch, stream);
+  else
+    blas.matmul(values, hidden, head.weights, head.rows, stream);
   scratch.states[s] = tiled ? ScoreState::kParts : ScoreState::kPlain;
 }
 

@@ -10,9 +10,9 @@ namespace lorikeet::cuda {
 struct HeadCuda : Head {
   const nv_bf16* weights = nullptr;  // [V, H]: the tied embedding's, or those of `own`
   Buffer own;
-  Buffer codes;                      // int8: [V, H]
-  Buffer code_meta;                  // int8: [V] CodeMeta
-  Buffer norm_max;                   // int8: the largest row norm, f32
+  Buffer codes;      // int8: [V, H]
+  Buffer code_meta;  // int8: [V] CodeMeta
+  Buffer norm_max;   // int8: the largest row norm, f32
 };
 
 /// Row n is codes[n] * scale; error bounds ||w[n] - codes[n] * scale|| and what fp32 sums may lose, both per unit of ||x||.

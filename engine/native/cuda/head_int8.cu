@@ -44,7 +44,8 @@ __global__ void quantise_rows_kernel(int8_t* codes, CodeMeta* meta, uint32_t* no
 }
 
 /// One block an output: [high, low] planes of H each.
-__global__ void quantise_hidden_kernel(int8_t* planes, HiddenMeta* meta, const nv_bf16* hidden, int64_t stride, int H, float limit, const float* norm_max) {
+__global__ void quantise_hidden_kernel(int8_t* planes, HiddenMeta* meta, const nv_bf16* hidden, int64_t stride, int H, float limit,
+                                       const float* norm_max) {
   __shared__ float shared[kWarp];
   __shared__ float largest_of[kWarp];
   const nv_bf16* x = hidden + blockIdx.x * stride;
@@ -84,8 +85,8 @@ void quantise_head(HeadCuda& head, cudaStream_t stream) {
   head.norm_max = allocate_device(4);
   check(cudaDeviceSynchronize(), "memory of the head");  // cleared on another stream
   quantise_rows_kernel<<<unsigned(ceil_div<int64_t>(head.rows, kRowWarps)), kRowWarps * kWarp, 0, stream>>>(
-      static_cast<int8_t*>(head.codes.data()), static_cast<CodeMeta*>(head.code_meta.data()), static_cast<uint32_t*>(head.norm_max.data()), head.weights,
-      head.rows, int(head.cols));
+      static_cast<int8_t*>(head.codes.data()), static_cast<CodeMeta*>(head.code_meta.data()), static_cast<uint32_t*>(head.norm_max.data()),
+      head.weights, head.rows, int(head.cols));
   check_launch("quantisation of the head");
   check(cudaStreamSynchronize(stream), "quantisation of the head");
   head.bytes += head.codes.bytes() + head.code_meta.bytes();
@@ -94,8 +95,8 @@ void quantise_head(HeadCuda& head, cudaStream_t stream) {
 void score_int8(Tensor values, Tensor hidden, const HeadCuda& head, int64_t first, SamplerScratch& scratch, cudaStream_t stream) {
   const int H = int(head.cols);
   quantise_hidden_kernel<<<unsigned(hidden.rows), kHiddenThreads, 0, stream>>>(
-      static_cast<int8_t*>(scratch.hidden8.data()) + first * 2 * H, static_cast<HiddenMeta*>(scratch.hidden_meta.data()) + first, nv(hidden.b16()),
-      hidden.stride, H, hidden_limit(H), static_cast<const float*>(head.norm_max.data()));
+      static_cast<int8_t*>(scratch.hidden8.data()) + first * 2 * H, static_cast<HiddenMeta*>(scratch.hidden_meta.data()) + first,
+      nv(hidden.b16()), hidden.stride, H, hidden_limit(H), static_cast<const float*>(head.norm_max.data()));
   score_codes(values, head, first, scratch, stream);
 }
 

@@ -10,15 +10,15 @@ constexpr int kWarps = 8;
 static_assert(kWarps * kTileRows == kPartWidth, "a block's round is a part");
 
 struct TileArgs {
-  const char* rows;   // [V, row_bytes]
-  const char* hidden; // [planes of an output][row_bytes], outputs hidden_stride bytes apart
+  const char* rows;    // [V, row_bytes]
+  const char* hidden;  // [planes of an output][row_bytes], outputs hidden_stride bytes apart
   int64_t hidden_stride;
   int64_t V;
   int row_bytes, n, n_parts;
-  float* values;      // [n, stride]
+  float* values;  // [n, stride]
   int64_t stride;
-  Part* parts;        // bf16: [n, n_parts]
-  float2* bounds;     // int8: [n, n_parts]
+  Part* parts;     // bf16: [n, n_parts]
+  float2* bounds;  // int8: [n, n_parts]
   const CodeMeta* code_meta;
   const HiddenMeta* hidden_meta;
 };
@@ -118,7 +118,7 @@ __device__ float2 part_of(const float2* slots, int stride) {
 }
 
 template <bool kInt8, int kGroups, int kSteps>
-__global__ void __launch_bounds__(kWarps * kWarp, kGroups <= 2 ? 2 : 1) head_kernel(TileArgs a) {
+__global__ void __launch_bounds__(kWarps* kWarp, kGroups <= 2 ? 2 : 1) head_kernel(TileArgs a) {
   using Sum = std::conditional_t<kInt8, int, float>;
   using Slot = std::conditional_t<kInt8, float2, u64>;
   constexpr int kPlanes = kInt8 ? 2 : 1, kOutputs = kGroups * kTileOutputs;
@@ -141,15 +141,19 @@ __global__ void __launch_bounds__(kWarps * kWarp, kGroups <= 2 ? 2 : 1) head_ker
     if (int(threadIdx.x) < a.n) {
       const auto best = part_of(&slots[odd][0][threadIdx.x], kOutputs);
       const int64_t at = int64_t(threadIdx.x) * a.n_parts + part;
-      if constexpr (kInt8) a.bounds[at] = best;
-      else a.parts[at] = best;
+      if constexpr (kInt8)
+        a.bounds[at] = best;
+      else
+        a.parts[at] = best;
     }
   }
 }
 
 int groups_of(int64_t n) { return n <= 8 ? 1 : n <= 16 ? 2 : 4; }
 
-size_t shared_bytes(int64_t n, int row_bytes, bool int8) { return size_t(groups_of(n)) * kTileOutputs * (int8 ? 2 : 1) * hidden_pitch(row_bytes); }
+size_t shared_bytes(int64_t n, int row_bytes, bool int8) {
+  return size_t(groups_of(n)) * kTileOutputs * (int8 ? 2 : 1) * hidden_pitch(row_bytes);
+}
 
 int device_attribute(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
@@ -172,7 +176,8 @@ int shared_limit() {
 template <bool kInt8, int kGroups, int kSteps>
 void launch(const TileArgs& a, size_t shared, cudaStream_t stream) {
   const auto kernel = head_kernel<kInt8, kGroups, kSteps>;
-  static const bool allowed = (check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit()), "shared memory"), true);
+  static const bool allowed =
+      (check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_limit()), "shared memory"), true);
   (void)allowed;
   const int blocks_of_processor = kGroups <= 2 && int(shared) * 2 <= shared_limit() ? 2 : 1;
   const int blocks = std::min(a.n_parts, n_processors() * blocks_of_processor);
@@ -182,18 +187,26 @@ void launch(const TileArgs& a, size_t shared, cudaStream_t stream) {
 template <bool kInt8, int kGroups>
 void launch_steps(const TileArgs& a, size_t shared, cudaStream_t stream) {
   const int steps = a.row_bytes / kStepBytes;
-  if (steps % 6 == 0) launch<kInt8, kGroups, 6>(a, shared, stream);
-  else if (steps % 5 == 0) launch<kInt8, kGroups, 5>(a, shared, stream);
-  else launch<kInt8, kGroups, 1>(a, shared, stream);
+  if (steps % 6 == 0)
+    launch<kInt8, kGroups, 6>(a, shared, stream);
+  else if (steps % 5 == 0)
+    launch<kInt8, kGroups, 5>(a, shared, stream);
+  else
+    launch<kInt8, kGroups, 1>(a, shared, stream);
 }
 
 template <bool kInt8>
 void launch_groups(const TileArgs& a, cudaStream_t stream) {
   const size_t shared = shared_bytes(a.n, a.row_bytes, kInt8);
   switch (groups_of(a.n)) {
-    case 1: launch_steps<kInt8, 1>(a, shared, stream); break;
-    case 2: launch_steps<kInt8, 2>(a, shared, stream); break;
-    default: launch_steps<kInt8, 4>(a, shared, stream);
+    case 1:
+      launch_steps<kInt8, 1>(a, shared, stream);
+      break;
+    case 2:
+      launch_steps<kInt8, 2>(a, shared, stream);
+      break;
+    default:
+      launch_steps<kInt8, 4>(a, shared, stream);
   }
   check_launch("head");
 }

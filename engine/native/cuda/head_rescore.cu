@@ -100,9 +100,19 @@ __global__ void __launch_bounds__(kThreads) rescore_kernel(RescoreArgs a) {
 }  // namespace
 
 void choose_bounded(Tensor values, Tensor hidden, const HeadCuda& head, OutputList list, SamplerScratch& scratch, cudaStream_t stream) {
-  const RescoreArgs args{scratch.ids(), values.f32(), values.stride, head.rows, int(head.cols), parts_of(head.rows),
-                         static_cast<const float2*>(scratch.bounds.data()), static_cast<const CodeMeta*>(head.code_meta.data()),
-                         static_cast<const HiddenMeta*>(scratch.hidden_meta.data()), head.weights, nv(hidden.b16()), hidden.stride, list};
+  const RescoreArgs args{scratch.ids(),
+                         values.f32(),
+                         values.stride,
+                         head.rows,
+                         int(head.cols),
+                         parts_of(head.rows),
+                         static_cast<const float2*>(scratch.bounds.data()),
+                         static_cast<const CodeMeta*>(head.code_meta.data()),
+                         static_cast<const HiddenMeta*>(scratch.hidden_meta.data()),
+                         head.weights,
+                         nv(hidden.b16()),
+                         hidden.stride,
+                         list};
   rescore_kernel<<<unsigned(list.n), kThreads, 0, stream>>>(args);
   check_launch("re-scoring");
 }

@@ -31,7 +31,8 @@ void unpack_tiles(const uint8_t* tiles, int64_t rows, int64_t cols, uint8_t* pac
 void pack_scales(const float* absmax, int64_t rows, int64_t cols, float* scales) {
   const int64_t blocks = cols / kTileCols;
   for (int64_t row = 0; row < rows; row++)
-    for (int64_t b = 0; b < blocks; b++) scales[(row / kTileRows * blocks + b) * kTileRows + row % 8 * 2 + row % kTileRows / 8] = absmax[row * blocks + b];
+    for (int64_t b = 0; b < blocks; b++)
+      scales[(row / kTileRows * blocks + b) * kTileRows + row % 8 * 2 + row % kTileRows / 8] = absmax[row * blocks + b];
 }
 
 }  // namespace lorikeet::cuda

@@ -12,8 +12,8 @@ namespace lorikeet::cuda {
 constexpr int kTileRows = 16, kTileCols = 64, kTileBytes = 512;
 
 struct TilePlace {
-  int64_t byte;   // within the matrix
-  bool high;      // nibble
+  int64_t byte;  // within the matrix
+  bool high;     // nibble
 };
 
 inline TilePlace tile_place(int64_t row, int64_t col, int64_t cols) {

@@ -24,12 +24,14 @@ std::unique_ptr<LoraWeights> make_embedding_lora_cuda(const HostTensor& a, const
 std::unique_ptr<AdapterIndex> index_adapter_cuda(const DeviceAdapter& adapter);
 void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& scratch, cudaStream_t stream);
 std::vector<float> dora_row_norms_cuda(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b, float scale);
-void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end, const LoraWeights& lora, float embed_scale, cudaStream_t stream);
+void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end, const LoraWeights& lora, float embed_scale,
+                         cudaStream_t stream);
 
 // embedding.cu
 std::unique_ptr<Embedding> make_embedding_cuda(const HostMatrix& matrix);
 const nv_bf16* embedding_rows(const Embedding& embedding);  // [V, H]
-void embed_cuda(Tensor x, const int32_t* token_ids, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges, cudaStream_t stream);
+void embed_cuda(Tensor x, const int32_t* token_ids, const Embedding& embedding, float scale, std::span<const EdgeSegment> edges,
+                cudaStream_t stream);
 
 // rmsnorm.cu
 void rmsnorm_cuda(Tensor out, Tensor x, const float* w, float eps, cudaStream_t stream);

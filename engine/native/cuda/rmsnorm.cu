@@ -49,16 +49,16 @@ __device__ void store_normed(nv_bf16* out, const Part& x, float scale, const Par
   }
 }
 
-__global__ void __launch_bounds__(1024) rmsnorm_kernel(nv_bf16* out, const float* x, const float* w, int n4, int64_t out_stride,
-                                                       int64_t x_stride, float eps) {
+__global__ void __launch_bounds__(1024)
+    rmsnorm_kernel(nv_bf16* out, const float* x, const float* w, int n4, int64_t out_stride, int64_t x_stride, float eps) {
   __shared__ float shared[32];
   const Part row(x + blockIdx.x * x_stride, n4), weight(w, n4);
   store_normed(out + blockIdx.x * out_stride, row, row.scale(n4, eps, shared), weight, n4);
 }
 
-__global__ void __launch_bounds__(1024) residual_rmsnorm_kernel(nv_bf16* out, float* x, const float* y, const float* post_w,
-                                                                const float* next_w, int n4, int64_t out_stride, int64_t x_stride,
-                                                                int64_t y_stride, float eps) {
+__global__ void __launch_bounds__(1024)
+    residual_rmsnorm_kernel(nv_bf16* out, float* x, const float* y, const float* post_w, const float* next_w, int n4, int64_t out_stride,
+                            int64_t x_stride, int64_t y_stride, float eps) {
   __shared__ float shared[32];
   Part row(x + blockIdx.x * x_stride, n4);
   const Part added(y + blockIdx.x * y_stride, n4), post(post_w, n4), next(next_w, n4);

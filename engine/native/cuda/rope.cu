@@ -69,10 +69,9 @@ void append(Tensor q, const Backend::QkvArgs& a, const StepData& step, cudaStrea
   const Shape shape{a.n_heads, a.n_kv_heads, int(a.qkv.rows), a.eps, a.sliding};
   const unsigned blocks = unsigned(ceil_div<int64_t>(a.qkv.rows * (a.n_heads + 2 * a.n_kv_heads), kWarps));
   by_dtype(a.qkv, [&](auto* qkv) {
-    append_kernel<HALF><<<blocks, kWarps * kWarp, 0, stream>>>(nv(q.b16()), q.stride, qkv, a.qkv.stride, a.rope.f32(), a.rope.stride,
-                                                               a.q_norm, a.k_norm, view(*a.pool, a.layer), shape, step.rows,
-                                                               step.row_of_token, step.positions,
-                                                               a.sliding ? step.sliding_table : step.global_table);
+    append_kernel<HALF><<<blocks, kWarps * kWarp, 0, stream>>>(
+        nv(q.b16()), q.stride, qkv, a.qkv.stride, a.rope.f32(), a.rope.stride, a.q_norm, a.k_norm, view(*a.pool, a.layer), shape, step.rows,
+        step.row_of_token, step.positions, a.sliding ? step.sliding_table : step.global_table);
   });
   check_launch("qk_norm_rope_append");
 }
@@ -87,10 +86,14 @@ void rope_table_cuda(Tensor table, const StepData& step, float theta, float scal
 
 void qk_norm_rope_append_cuda(Tensor q, const Backend::QkvArgs& a, const StepData& step, cudaStream_t stream) {
   switch (a.head_dim) {
-    case 64: return append<1>(q, a, step, stream);
-    case 128: return append<2>(q, a, step, stream);
-    case 256: return append<4>(q, a, step, stream);
-    default: throw Error("UNSUPPORTED", "head_dim " + std::to_string(a.head_dim) + " on CUDA: 64, 128 and 256 are built");
+    case 64:
+      return append<1>(q, a, step, stream);
+    case 128:
+      return append<2>(q, a, step, stream);
+    case 256:
+      return append<4>(q, a, step, stream);
+    default:
+      throw Error("UNSUPPORTED", "head_dim " + std::to_string(a.head_dim) + " on CUDA: 64, 128 and 256 are built");
   }
 }
 

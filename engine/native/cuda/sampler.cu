@@ -63,10 +63,10 @@ class Changes {
 struct SamplePlan {
   std::vector<SampleRow> rows;
   std::vector<ScoreChange> changes;
-  std::vector<int32_t> row_of_output;              // [S], -1: none
-  std::vector<int32_t> bounded, exact;             // outputs: by their bounds, by their parts
-  std::vector<int32_t> first_parts, second_parts;  // outputs whose parts are found: of raw scores, and of changed ones
-  std::vector<int32_t> described, changed, chosen; // rows
+  std::vector<int32_t> row_of_output;               // [S], -1: none
+  std::vector<int32_t> bounded, exact;              // outputs: by their bounds, by their parts
+  std::vector<int32_t> first_parts, second_parts;   // outputs whose parts are found: of raw scores, and of changed ones
+  std::vector<int32_t> described, changed, chosen;  // rows
   bool first_sums = false;
 };
 
@@ -100,8 +100,10 @@ void plan_row(SamplePlan& plan, const BatchOutput& o, int32_t s, const SequenceS
   plan.first_sums |= sums;
   if (described) plan.described.push_back(r);
   if (changed) plan.changed.push_back(r), plan.second_parts.push_back(s);
-  if (o.target < 0) plan.chosen.push_back(r);
-  else plan.exact.push_back(s);
+  if (o.target < 0)
+    plan.chosen.push_back(r);
+  else
+    plan.exact.push_back(s);
   plan.row_of_output[s] = r;
   plan.rows.push_back(row);
 }
@@ -124,7 +126,8 @@ class Upload {
     return {v.size() == all ? nullptr : add(v), n};
   }
   void send(cudaStream_t stream) {
-    if (used_) check(cudaMemcpyAsync(scratch_.staged.data(), scratch_.pinned_in, used_, cudaMemcpyHostToDevice, stream), "upload of sampling");
+    if (used_)
+      check(cudaMemcpyAsync(scratch_.staged.data(), scratch_.pinned_in, used_, cudaMemcpyHostToDevice, stream), "upload of sampling");
   }
 
  private:
@@ -133,20 +136,22 @@ class Upload {
 };
 
 /// The heads of bounded outputs are one as a rule; any other is scored in bf16.
-void settle_states(Scores& scores, std::span<const BatchOutput> outputs, const std::vector<bool>& plain, SamplerScratch& scratch, CublasLt& blas,
-                   cudaStream_t stream) {
+void settle_states(Scores& scores, std::span<const BatchOutput> outputs, const std::vector<bool>& plain, SamplerScratch& scratch,
+                   CublasLt& blas, cudaStream_t stream) {
   const int64_t S = int64_t(outputs.size());
   if (scores.ticket == 0 || scores.ticket != scratch.ticket) scratch.states.assign(size_t(S), ScoreState::kPlain);
   const Head* head = nullptr;
   for (int64_t s = 0; s < S; s++) {
     if (scratch.states[s] != ScoreState::kBounded) continue;
-    if (plain[s] && (!head || head == scores.heads[s])) head = scores.heads[s];
-    else score_exactly(scores, s, scratch, blas, stream);  // greedy with penalties or a bias
+    if (plain[s] && (!head || head == scores.heads[s]))
+      head = scores.heads[s];
+    else
+      score_exactly(scores, s, scratch, blas, stream);  // greedy with penalties or a bias
   }
 }
 
-SamplePlan make_plan(std::span<const BatchOutput> outputs, const SequenceTable& table, std::span<const BatchRow> rows, const std::vector<bool>& plain,
-                     const std::vector<ScoreState>& states, int64_t V) {
+SamplePlan make_plan(std::span<const BatchOutput> outputs, const SequenceTable& table, std::span<const BatchRow> rows,
+                     const std::vector<bool>& plain, const std::vector<ScoreState>& states, int64_t V) {
   SamplePlan plan;
   plan.row_of_output.assign(outputs.size(), -1);
   for (int32_t s = 0; s < int32_t(outputs.size()); s++) {
@@ -177,7 +182,8 @@ void run_plan(const SamplePlan& plan, Scores& scores, SamplerScratch& scratch, c
     described = up.list(plan.described, R), changed = up.list(plan.changed, R), chosen = up.list(plan.chosen, R);
   }
   up.send(stream);
-  if (bounded.n > 0) choose_bounded(values, scores.hidden, static_cast<const HeadCuda&>(*scores.heads[plan.bounded[0]]), bounded, scratch, stream);
+  if (bounded.n > 0)
+    choose_bounded(values, scores.hidden, static_cast<const HeadCuda&>(*scores.heads[plan.bounded[0]]), bounded, scratch, stream);
   if (first.n > 0) find_parts(values, first, rows, plan.first_sums ? row_of_output : nullptr, scratch, stream);
   if (exact.n > 0) choose_best(exact, values.cols, scratch, stream);
   if (described.n > 0) describe_rows(values, described, rows, scratch, stream);
@@ -190,7 +196,8 @@ void run_plan(const SamplePlan& plan, Scores& scores, SamplerScratch& scratch, c
 
 size_t upload_bytes(const SamplePlan& plan) {
   const size_t S = plan.row_of_output.size();
-  return Upload::aligned(plan.rows.size() * sizeof(SampleRow)) + Upload::aligned(plan.changes.size() * sizeof(ScoreChange)) + 8 * Upload::aligned(S * 4);
+  return Upload::aligned(plan.rows.size() * sizeof(SampleRow)) + Upload::aligned(plan.changes.size() * sizeof(ScoreChange)) +
+         8 * Upload::aligned(S * 4);
 }
 
 void fetch(SamplerScratch& scratch, size_t S, bool described, cudaStream_t stream) {

@@ -13,10 +13,10 @@ struct SampleRow {
   double u, temperature;  // of the draw: uniform(seed, n_sampled)
   float inverse;          // 1 / temperature; 0: greedy
   float top_p, min_p, repetition_penalty;
-  int32_t output;         // s
-  int32_t target;         // -1: draw
-  int32_t n_logprobs;     // -1: none
-  int32_t top_k;          // 0: all
+  int32_t output;      // s
+  int32_t target;      // -1: draw
+  int32_t n_logprobs;  // -1: none
+  int32_t top_k;       // 0: all
   int32_t change_begin, change_end;
 };
 
@@ -53,7 +53,7 @@ struct SamplerScratch {
   size_t pinned_in_bytes = 0, pinned_out_bytes = 0;
   int64_t n_outputs = 0, V = 0, H = 0;  // what there is room for
 
-  uint64_t ticket = 0;          // of the last logits()
+  uint64_t ticket = 0;  // of the last logits()
   std::vector<ScoreState> states;
 
   int32_t* ids() const { return static_cast<int32_t*>(results.data()); }
@@ -72,12 +72,15 @@ struct OutputList {
 };
 
 /// rows_of_output [S]: index into rows, or -1; null: no sums are wanted.
-void find_parts(Tensor values, OutputList list, const SampleRow* rows, const int32_t* row_of_output, SamplerScratch& scratch, cudaStream_t stream);
+void find_parts(Tensor values, OutputList list, const SampleRow* rows, const int32_t* row_of_output, SamplerScratch& scratch,
+                cudaStream_t stream);
 void choose_best(OutputList list, int64_t V, SamplerScratch& scratch, cudaStream_t stream);
-void apply_changes(Tensor values, OutputList rows_changed, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch, cudaStream_t stream);
+void apply_changes(Tensor values, OutputList rows_changed, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch,
+                   cudaStream_t stream);
 /// Log-probabilities of raw scores: normaliser, alternatives, the target's. `list` counts rows, not outputs.
 void describe_rows(Tensor values, OutputList list, const SampleRow* rows, SamplerScratch& scratch, cudaStream_t stream);
 /// Draws the rows' tokens.
-void choose_rows(Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch, cudaStream_t stream);
+void choose_rows(Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch,
+                 cudaStream_t stream);
 
 }  // namespace lorikeet::cuda

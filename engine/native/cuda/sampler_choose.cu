@@ -92,7 +92,7 @@ __device__ int draw_from_all(const RowView& row, SelectShared& sh) {
   }
   __syncthreads();
   const int part = sh.pick;
-  if (part == row.n_parts) return row.best.id;  // rounding: u is next to 1
+  if (part == row.n_parts) return row.best.id;        // rounding: u is next to 1
   if (begin <= part && part < end) sh.kept = before;  // its thread has stopped there
   __syncthreads();
   if (warp_id() == 0) {
@@ -235,8 +235,10 @@ __global__ void __launch_bounds__(kSelectThreads) describe_kernel(RowArgs a) {
   if (p.n_logprobs == 0) return;
   const uint32_t low = threshold(row.keys, row.n_parts, p.n_logprobs, order_key(row.best.score), sh);
   const int found = gather(row.scores, row.keys, row.n_parts, low, sh), n = min(p.n_logprobs, row.scores.V);
-  if (found <= kListSize) sort_list(found, sh);
-  else best_one_by_one(row.scores, n, sh);
+  if (found <= kListSize)
+    sort_list(found, sh);
+  else
+    best_one_by_one(row.scores, n, sh);
   if (int(threadIdx.x) >= n) return;
   const int64_t at = int64_t(p.output) * kMaxAlternatives + threadIdx.x;
   a.top_ids[at] = list_id(sh.list[threadIdx.x]);
@@ -244,13 +246,28 @@ __global__ void __launch_bounds__(kSelectThreads) describe_kernel(RowArgs a) {
 }
 
 template <class Kernel>
-void launch(Kernel kernel, Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch, cudaStream_t stream) {
+void launch(Kernel kernel, Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch,
+            cudaStream_t stream) {
   const int n_parts = parts_of(values.cols);
-  if (sizeof(SelectShared) + size_t(n_parts) * 4 > 48 * 1024) throw Error("UNSUPPORTED", "sampling on CUDA: a vocabulary of " + std::to_string(values.cols));
+  if (sizeof(SelectShared) + size_t(n_parts) * 4 > 48 * 1024)
+    throw Error("UNSUPPORTED", "sampling on CUDA: a vocabulary of " + std::to_string(values.cols));
   const bool wide = values.stride % 4 == 0 && reinterpret_cast<uintptr_t>(values.data) % 16 == 0;
-  const RowArgs args{values.f32(), values.stride, wide, int(values.cols), n_parts, static_cast<const Part*>(scratch.parts.data()),
-                     static_cast<const float2*>(scratch.sums.data()), rows, changes, static_cast<const float*>(scratch.saved.data()),
-                     static_cast<double*>(scratch.normalisers.data()), scratch.ids(), scratch.top_ids(), scratch.logprobs(), scratch.top_logprobs(), list};
+  const RowArgs args{values.f32(),
+                     values.stride,
+                     wide,
+                     int(values.cols),
+                     n_parts,
+                     static_cast<const Part*>(scratch.parts.data()),
+                     static_cast<const float2*>(scratch.sums.data()),
+                     rows,
+                     changes,
+                     static_cast<const float*>(scratch.saved.data()),
+                     static_cast<double*>(scratch.normalisers.data()),
+                     scratch.ids(),
+                     scratch.top_ids(),
+                     scratch.logprobs(),
+                     scratch.top_logprobs(),
+                     list};
   kernel<<<unsigned(list.n), kSelectThreads, size_t(n_parts) * 4, stream>>>(args);
 }
 
@@ -261,7 +278,8 @@ void describe_rows(Tensor values, OutputList list, const SampleRow* rows, Sample
   check_launch("log-probabilities");
 }
 
-void choose_rows(Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch, cudaStream_t stream) {
+void choose_rows(Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch,
+                 cudaStream_t stream) {
   launch(choose_kernel, values, list, rows, changes, scratch, stream);
   check_launch("draws");
 }

@@ -63,7 +63,8 @@ __global__ void best_kernel(int32_t* ids, const Part* parts, int n_parts, Output
 }
 
 /// One block a row. A NaN stays: it is the model's, and no request may hide it.
-__global__ void change_kernel(float* values, int64_t stride, float* saved, OutputList list, const SampleRow* rows, const ScoreChange* changes) {
+__global__ void change_kernel(float* values, int64_t stride, float* saved, OutputList list, const SampleRow* rows,
+                              const ScoreChange* changes) {
   const SampleRow& row = rows[list[blockIdx.x]];
   float* scores = values + row.output * stride;
   for (int i = row.change_begin + int(threadIdx.x); i < row.change_end; i += blockDim.x) {
@@ -80,23 +81,27 @@ __global__ void change_kernel(float* values, int64_t stride, float* saved, Outpu
 
 }  // namespace
 
-void find_parts(Tensor values, OutputList list, const SampleRow* rows, const int32_t* row_of_output, SamplerScratch& scratch, cudaStream_t stream) {
+void find_parts(Tensor values, OutputList list, const SampleRow* rows, const int32_t* row_of_output, SamplerScratch& scratch,
+                cudaStream_t stream) {
   const int n_parts = parts_of(values.cols);
   const dim3 grid(unsigned(ceil_div(n_parts, kPartWarps * kPartsPerWarp)), unsigned(list.n));
   const bool wide = values.stride % 4 == 0 && reinterpret_cast<uintptr_t>(values.data) % 16 == 0;
   const auto kernel = row_of_output ? parts_kernel<true> : parts_kernel<false>;
-  kernel<<<grid, kPartWarps * kWarp, 0, stream>>>(static_cast<Part*>(scratch.parts.data()), static_cast<float2*>(scratch.sums.data()), values.f32(),
-                                                  values.stride, wide, int(values.cols), n_parts, list, rows, row_of_output);
+  kernel<<<grid, kPartWarps * kWarp, 0, stream>>>(static_cast<Part*>(scratch.parts.data()), static_cast<float2*>(scratch.sums.data()),
+                                                  values.f32(), values.stride, wide, int(values.cols), n_parts, list, rows, row_of_output);
   check_launch("parts");
 }
 
 void choose_best(OutputList list, int64_t V, SamplerScratch& scratch, cudaStream_t stream) {
-  best_kernel<<<unsigned(list.n), kBestThreads, 0, stream>>>(scratch.ids(), static_cast<const Part*>(scratch.parts.data()), parts_of(V), list);
+  best_kernel<<<unsigned(list.n), kBestThreads, 0, stream>>>(scratch.ids(), static_cast<const Part*>(scratch.parts.data()), parts_of(V),
+                                                             list);
   check_launch("best of the parts");
 }
 
-void apply_changes(Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch, cudaStream_t stream) {
-  change_kernel<<<unsigned(list.n), kChangeThreads, 0, stream>>>(values.f32(), values.stride, static_cast<float*>(scratch.saved.data()), list, rows, changes);
+void apply_changes(Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch,
+                   cudaStream_t stream) {
+  change_kernel<<<unsigned(list.n), kChangeThreads, 0, stream>>>(values.f32(), values.stride, static_cast<float*>(scratch.saved.data()),
+                                                                 list, rows, changes);
   check_launch("penalties");
 }
 

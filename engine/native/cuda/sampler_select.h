@@ -62,8 +62,10 @@ __device__ inline uint32_t threshold(const uint32_t* part_keys, int n_parts, int
     int mine = 0;
     for (int p = threadIdx.x; p < n_parts; p += kSelectThreads) mine += part_keys[p] >= middle;
     const int n = block_count(mine, sh);
-    if (n >= k) low = middle;
-    else high = middle;
+    if (n >= k)
+      low = middle;
+    else
+      high = middle;
     if (n >= k && n <= k + k / 4) break;
   }
   return low;

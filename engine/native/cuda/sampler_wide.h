@@ -17,7 +17,8 @@ struct Boundary {
 
 class WideRow {
  public:
-  __device__ WideRow(const ScoreRow& row, const SampleRow& options, float top, SelectShared& sh) : row_(row), p_(options), top_(top), sh_(sh) {}
+  __device__ WideRow(const ScoreRow& row, const SampleRow& options, float top, SelectShared& sh)
+      : row_(row), p_(options), top_(top), sh_(sh) {}
 
   __device__ int draw() {
     limit_ = p_.top_k > 0 && p_.top_k < row_.V ? kth(p_.top_k) : Boundary{0, 0};
@@ -143,7 +144,9 @@ class WideRow {
   __device__ int nth_of_equals(uint32_t key, int n) {
     const int stretch = (row_.V + kSelectWarps * kWarp - 1) / (kSelectWarps * kWarp) * kWarp, begin = warp_id() * stretch;
     const int end = min(row_.V, begin + stretch);
-    const auto equals = [&](int i) { return __ballot_sync(kAllLanes, i + lane_id() < end && order_key(row_.values[i + lane_id()]) == key); };
+    const auto equals = [&](int i) {
+      return __ballot_sync(kAllLanes, i + lane_id() < end && order_key(row_.values[i + lane_id()]) == key);
+    };
     int found = 0;
     for (int i = begin; i < end; i += kWarp) found += __popc(equals(i));
     __syncthreads();

@@ -47,8 +47,10 @@ __device__ inline void store(nv_bf16* to, float v) { *to = __float2bfloat16(v); 
 /// Calls f with a pointer of the tensor's own type.
 template <class F>
 void by_dtype(const Tensor& t, F f) {
-  if (t.dtype == DType::kF32) f(static_cast<float*>(t.data));
-  else f(static_cast<nv_bf16*>(t.data));
+  if (t.dtype == DType::kF32)
+    f(static_cast<float*>(t.data));
+  else
+    f(static_cast<nv_bf16*>(t.data));
 }
 
 }  // namespace lorikeet::cuda
