@@ -31,7 +31,7 @@ class CudaBackend final : public Backend {
     check(cudaSetDevice(device_), "cudaSetDevice");  // per thread: loading and stepping differ
     return allocate_device(bytes);
   }
-  void upload(void* to, const void* from, size_t bytes) override { check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "upload"); }
+  void upload(void* to, const void* from, size_t bytes) override { upload_device(to, from, bytes, "upload"); }
   void download(void* to, const void* from, size_t bytes) override {
     check(cudaStreamSynchronize(stream_), "step");
     check(cudaMemcpy(to, from, bytes, cudaMemcpyDeviceToHost), "download");
@@ -180,7 +180,7 @@ const int32_t* CudaBackend::ids_on_device(std::span<const int32_t> ids) {
   if (of_step && ids.size() == size_t(step_.n_tokens) && std::equal(ids.begin(), ids.end(), of_step)) return step_.token_ids;
   check(cudaStreamSynchronize(stream_), "embed");
   if (other_ids_.bytes() < ids.size_bytes()) other_ids_ = allocate(ids.size_bytes());
-  check(cudaMemcpy(other_ids_.data(), ids.data(), ids.size_bytes(), cudaMemcpyHostToDevice), "upload of ids");
+  upload_device(other_ids_.data(), ids.data(), ids.size_bytes(), "upload of ids");
   return static_cast<const int32_t*>(other_ids_.data());
 }
 

@@ -25,16 +25,7 @@ std::unique_ptr<Embedding> make_embedding_cuda(const HostMatrix& matrix) {
   e->cols = matrix.cols;
   e->bytes = size_t(matrix.rows * matrix.cols) * 2;
   e->data = allocate_device(e->bytes);
-  if (matrix.format == WeightFormat::kBF16) {
-    check(cudaMemcpy(e->data.data(), matrix.data, e->bytes, cudaMemcpyHostToDevice), "upload of the embedding");
-    return e;
-  }
-  std::vector<bf16> row = std::vector<bf16>(size_t(matrix.cols));
-  for (int64_t r = 0; r < matrix.rows; r++) {
-    for (int64_t i = 0; i < matrix.cols; i++) row[i] = to_bf16(static_cast<const float*>(matrix.data)[r * matrix.cols + i]);
-    check(cudaMemcpy(static_cast<bf16*>(e->data.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice),
-          "upload of the embedding");
-  }
+  upload_as_bf16(e->data.data(), matrix, "upload of the embedding");
   return e;
 }
 

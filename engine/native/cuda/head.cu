@@ -23,16 +23,7 @@ void upload_rows(HeadCuda& head, const HostMatrix& matrix) {
   head.bytes = size_t(matrix.rows * matrix.cols) * 2;
   head.own = allocate_device(head.bytes);
   head.weights = static_cast<const nv_bf16*>(head.own.data());
-  if (matrix.format == WeightFormat::kBF16) {
-    check(cudaMemcpy(head.own.data(), matrix.data, head.bytes, cudaMemcpyHostToDevice), "upload of the head");
-    return;
-  }
-  std::vector<bf16> row = std::vector<bf16>(size_t(matrix.cols));
-  for (int64_t r = 0; r < matrix.rows; r++) {
-    for (int64_t i = 0; i < matrix.cols; i++) row[i] = to_bf16(static_cast<const float*>(matrix.data)[r * matrix.cols + i]);
-    check(cudaMemcpy(static_cast<bf16*>(head.own.data()) + r * matrix.cols, row.data(), row.size() * 2, cudaMemcpyHostToDevice),
-          "upload of the head");
-  }
+  upload_as_bf16(head.own.data(), matrix, "upload of the head");
 }
 
 const HeadCuda& head_of(const Scores& scores, int64_t s) { return static_cast<const HeadCuda&>(*scores.heads[s]); }

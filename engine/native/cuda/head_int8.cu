@@ -83,7 +83,6 @@ void quantise_head(HeadCuda& head, cudaStream_t stream) {
   head.codes = allocate_device(size_t(head.rows * head.cols));
   head.code_meta = allocate_device(size_t(head.rows) * sizeof(CodeMeta));
   head.norm_max = allocate_device(4);
-  check(cudaDeviceSynchronize(), "memory of the head");  // cleared on another stream
   quantise_rows_kernel<<<unsigned(ceil_div<int64_t>(head.rows, kRowWarps)), kRowWarps * kWarp, 0, stream>>>(
       static_cast<int8_t*>(head.codes.data()), static_cast<CodeMeta*>(head.code_meta.data()), static_cast<uint32_t*>(head.norm_max.data()),
       head.weights, head.rows, int(head.cols));

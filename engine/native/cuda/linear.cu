@@ -107,8 +107,8 @@ void upload_nf4(LinearCuda& w, std::span<const HostMatrix> parts) {
   }
   w.data = allocate_device(tiles.size());
   w.scales = allocate_device(scales.size() * 4);
-  check(cudaMemcpy(w.data.data(), tiles.data(), tiles.size(), cudaMemcpyHostToDevice), "upload of weights");
-  check(cudaMemcpy(w.scales.data(), scales.data(), scales.size() * 4, cudaMemcpyHostToDevice), "upload of scales");
+  upload_device(w.data.data(), tiles.data(), tiles.size(), "upload of weights");
+  upload_device(w.scales.data(), scales.data(), scales.size() * 4, "upload of scales");
 }
 
 /// Any part that is not NF4 makes the whole matrix bf16: the same values.
@@ -127,7 +127,7 @@ void upload_bf16(LinearCuda& w, std::span<const HostMatrix> parts) {
     to += n;
   }
   w.data = allocate_device(values.size() * 2);
-  check(cudaMemcpy(w.data.data(), values.data(), values.size() * 2, cudaMemcpyHostToDevice), "upload of weights");
+  upload_device(w.data.data(), values.data(), values.size() * 2, "upload of weights");
 }
 
 }  // namespace

@@ -64,7 +64,7 @@ __global__ void embedding_lora_kernel(float* x, int64_t stride, const int32_t* i
 
 Buffer upload_floats(const std::vector<float>& values) {
   Buffer out = allocate_device(values.size() * 4);
-  check(cudaMemcpy(out.data(), values.data(), values.size() * 4, cudaMemcpyHostToDevice), "upload of an adapter");
+  upload_device(out.data(), values.data(), values.size() * 4, "upload of an adapter");
   return out;
 }
 
@@ -72,7 +72,7 @@ Buffer upload_bf16(const std::vector<float>& values) {
   std::vector<bf16> half(values.size());
   for (size_t i = 0; i < values.size(); i++) half[i] = to_bf16(values[i]);
   Buffer out = allocate_device(half.size() * 2);
-  check(cudaMemcpy(out.data(), half.data(), half.size() * 2, cudaMemcpyHostToDevice), "upload of an adapter");
+  upload_device(out.data(), half.data(), half.size() * 2, "upload of an adapter");
   return out;
 }
 
@@ -153,12 +153,11 @@ std::unique_ptr<AdapterIndex> index_adapter_cuda(const DeviceAdapter& adapter) {
       index->fused &= pair.a != nullptr && w.rank <= kDecodeRank;
     }
   index->pairs = allocate_device(pairs.size() * sizeof(DevicePair));
-  check(cudaMemcpy(index->pairs.data(), pairs.data(), pairs.size() * sizeof(DevicePair), cudaMemcpyHostToDevice), "upload of an adapter");
+  upload_device(index->pairs.data(), pairs.data(), pairs.size() * sizeof(DevicePair), "upload of an adapter");
   if (const TokenRowsDevice* rows = adapter.embed_rows.get()) {
     index->n_row_ids = int(rows->token_ids.size());
     index->row_ids = allocate_device(rows->token_ids.size() * 4);
-    check(cudaMemcpy(index->row_ids.data(), rows->token_ids.data(), rows->token_ids.size() * 4, cudaMemcpyHostToDevice),
-          "upload of an adapter");
+    upload_device(index->row_ids.data(), rows->token_ids.data(), rows->token_ids.size() * 4, "upload of an adapter");
     index->rows = static_cast<const nv_bf16*>(rows->rows.data());
   }
   index->bytes = index->pairs.bytes() + index->row_ids.bytes();

@@ -6,7 +6,13 @@
 
 namespace lorikeet::cuda {
 
+// allocate.cu
+/// Zeros.
 Buffer allocate_device(size_t bytes);
+/// For memory that no queued work reads or writes. Waits for the transfer, not for the backend's stream.
+void upload_device(void* to, const void* from, size_t bytes, const char* what);
+/// A bf16 or f32 matrix, row by row.
+void upload_as_bf16(void* to, const HostMatrix& matrix, const char* what);
 size_t allocated_device_bytes();
 
 // linear.cu

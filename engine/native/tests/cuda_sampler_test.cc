@@ -211,6 +211,29 @@ void test_all_minus_infinity(Backend& cpu, Backend& gpu) {
   compare(cpu, gpu, c, "greedy over nothing but -inf");
 }
 
+/// The best score lies in the last 64 KiB of a megabyte, and the choice follows the upload at once.
+void test_uploads_are_whole(Backend& gpu) {
+  constexpr int kUploads = 500, kEnd = 16384;
+  Case c(1, kLarge);
+  std::vector<float> row(kLarge, 0.0f);
+  const Buffer memory = gpu.allocate(row.size() * 4);
+  Head exact;
+  exact.format = HeadFormat::kBF16;
+  Scores scores;
+  scores.values = {memory.data(), DType::kF32, 1, kLarge, kLarge};
+  scores.heads.assign(1, &exact);
+  scores.edges.assign(1, nullptr);
+  int n_right = 0;
+  for (int i = 0; i < kUploads; i++) {
+    const int best = kLarge - 1 - i * 31 % kEnd;
+    row[size_t(best)] = 1;
+    gpu.upload(memory.data(), row.data(), row.size() * 4);
+    n_right += gpu.sample(scores, c.outputs, c.table, c.rows).token_ids[0] == best;
+    row[size_t(best)] = 0;
+  }
+  check(n_right == kUploads, std::to_string(n_right) + " of " + std::to_string(kUploads) + " choices are of the scores just uploaded");
+}
+
 void randomise(Case& c, int s) {
   Sampling& p = c.sampling(s);
   p.temperature = one_of({0.0f, 0.3f, 1.0f, 1.0f, 1.7f});
@@ -425,6 +448,7 @@ int main() {
     const auto cpu = make_cpu_backend({}), gpu = make_cuda_backend(0);
     test_options(*cpu, *gpu);
     test_all_minus_infinity(*cpu, *gpu);
+    test_uploads_are_whole(*gpu);
     test_combinations(*cpu, *gpu);
     std::printf("sampling: %d passed, %d failed\n", n_passed, n_failed);
     test_bf16_head(*gpu, 5000, 640);
