@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(kThreads) rescore_kernel(RescoreArgs a) {
   }
   __syncthreads();
   if (!x.finite || count == 0 || count > kCandidates) {
-    if (threadIdx.x == 0) a.ids[s] = kRescoreFailed;
+    if (threadIdx.x == 0) answer(a.ids, s, kRescoreFailed);
     return;
   }
   u64 best = 0;
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kThreads) rescore_kernel(RescoreArgs a) {
   if (lane == 0) best_of_warp[warp] = best;
   __syncthreads();
   best = warp_larger(lane < kRescoreWarps ? best_of_warp[lane] : 0);
-  if (threadIdx.x == 0) a.ids[s] = unpacked(best).id;
+  if (threadIdx.x == 0) answer(a.ids, s, unpacked(best).id);
 }
 
 }  // namespace

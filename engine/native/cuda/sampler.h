@@ -7,6 +7,7 @@
 namespace lorikeet::cuda {
 
 constexpr int kMaxAlternatives = 20;
+constexpr int32_t kPending = -100;  // an id that no kernel has written yet
 
 /// An output that is more than the best of its raw scores.
 struct SampleRow {
@@ -44,22 +45,22 @@ struct SamplerScratch {
   Buffer parts;                 // [S, n_parts] Part
   Buffer sums;                  // [S, n_parts] float2: sum of exp(score - best of the part), and of the same by temperature
   Buffer normalisers;           // [S] double
-  Buffer results;               // [S] ids, [S] log-probabilities, [S, 20] ids, [S, 20] log-probabilities
   Buffer saved;                 // raw score of every change
-  Buffer staged;                // what pinned_in becomes
+  Buffer staged;                // what `staging` becomes
   Buffer hidden8, hidden_meta;  // int8 head: [S, 2, H], [S] HiddenMeta
   Buffer bounds;                // int8 head: [S, n_parts] float2, the part's largest lower and upper bound
-  char *pinned_in = nullptr, *pinned_out = nullptr;
-  size_t pinned_in_bytes = 0, pinned_out_bytes = 0;
+  Buffer mass_states;           // [S] what blocks that draw by mass tell each other; zero between steps
+  char* staging = nullptr;      // pinned, what goes up
+  char* answers = nullptr;      // pinned, written by the kernels: [N] ids, [N] log-probabilities, [N, 20] ids, [N, 20] log-probabilities
   int64_t n_outputs = 0, V = 0, H = 0;  // what there is room for
 
   uint64_t ticket = 0;  // of the last logits()
   std::vector<ScoreState> states;
 
-  int32_t* ids() const { return static_cast<int32_t*>(results.data()); }
-  float* logprobs() const { return static_cast<float*>(results.data()) + n_outputs; }
+  int32_t* ids() const { return reinterpret_cast<int32_t*>(answers); }
+  float* logprobs() const { return reinterpret_cast<float*>(answers) + n_outputs; }
   int32_t* top_ids() const { return ids() + 2 * n_outputs; }
-  float* top_logprobs() const { return static_cast<float*>(results.data()) + (2 + kMaxAlternatives) * n_outputs; }
+  float* top_logprobs() const { return logprobs() + (1 + kMaxAlternatives) * n_outputs; }
 };
 
 /// Outputs that a kernel works on: `outputs` on the device, or null for 0 .. n - 1.
@@ -79,8 +80,21 @@ void apply_changes(Tensor values, OutputList rows_changed, const SampleRow* rows
                    cudaStream_t stream);
 /// Log-probabilities of raw scores: normaliser, alternatives, the target's. `list` counts rows, not outputs.
 void describe_rows(Tensor values, OutputList list, const SampleRow* rows, SamplerScratch& scratch, cudaStream_t stream);
-/// Draws the rows' tokens.
+#if defined(__CUDACC__)
+/// The host waits for this very word: nothing that it reads with the id may be written later, unless it waits for the stream.
+__device__ inline void answer(int32_t* ids, int64_t s, int32_t id) {
+  *static_cast<volatile int32_t*>(ids + s) = id;
+  __threadfence_system();
+}
+#endif
+
+/// Draws by temperature alone or from the top_k best, and the best of changed scores.
 void choose_rows(Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch,
                  cudaStream_t stream);
+
+/// Draws by min_p and top_p without a top_k. The parts' sums must be there.
+void choose_by_mass(Tensor values, OutputList list, const SampleRow* rows, const ScoreChange* changes, SamplerScratch& scratch,
+                    cudaStream_t stream);
+size_t mass_state_bytes();
 
 }  // namespace lorikeet::cuda

@@ -59,7 +59,7 @@ __global__ void best_kernel(int32_t* ids, const Part* parts, int n_parts, Output
   __shared__ u64 shared[kWarp];
   const int s = list[blockIdx.x];
   const u64 best = best_of_parts(parts + int64_t(s) * n_parts, n_parts, shared);
-  if (threadIdx.x == 0) ids[s] = unpacked(best).id;
+  if (threadIdx.x == 0) answer(ids, s, unpacked(best).id);
 }
 
 /// One block a row. A NaN stays: it is the model's, and no request may hide it.

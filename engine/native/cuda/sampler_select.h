@@ -11,12 +11,12 @@ constexpr int kListSize = 2048, kBins = 2048;
 
 struct SelectShared {
   u64 list[kListSize];               // ~key << 32 | id: ascending is best first
-  uint32_t low[kBins], high[kBins];  // 64-bit sums of a histogram, for sampler_wide.h
+  uint32_t low[kBins], high[kBins];  // 64-bit sums of a histogram, for sampler_wide.h and sampler_mass.cu
   u64 words[kWarp];
   double doubles[kWarp];
   int count, cut, last, pick;
   double kept;
-  u64 before;
+  u64 before, with;
 };
 
 __device__ inline int lane_id() { return threadIdx.x % kWarp; }

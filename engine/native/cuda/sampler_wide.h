@@ -1,5 +1,5 @@
-// Draws that no list holds: a nucleus or a top_k of thousands, or thousands of equal scores. One block walks the row some ten times
-// and finds ids by weight: masses are 64-bit integers, so that atomic sums are the same in any order. For sampler_choose.cu.
+// Draws that no list holds: a top_k of thousands, or thousands of nearly equal scores. One block walks the row some ten times and finds
+// ids by weight: masses are 64-bit integers, so that atomic sums are the same in any order. For sampler_choose.cu and sampler_mass.cu.
 #pragma once
 #include "sampler_select.h"
 
@@ -8,6 +8,25 @@ namespace lorikeet::cuda {
 
 constexpr float kWeightOne = 17592186044416.0f;  // 2^44, of the best score: 2^18 of them stay below 2^63
 constexpr float kBinsPerNat = 64;                // 32 nats down, a weight is below one
+
+/// What a score weighs, and how far below the best it is, in steps that no higher score exceeds.
+struct MassScale {
+  float top, inverse, min_p, bins_per_nat;
+
+  __device__ u64 weight(float v) const {
+    if (v == top) return u64(kWeightOne);
+    const float w = expf((v - top) * inverse);
+    return min_p > 0 && w < min_p ? 0 : __float2ull_rn(w * kWeightOne);
+  }
+  __device__ int bin(float v) const { return v == top ? 0 : int(fminf((top - v) * inverse * bins_per_nat, float(kBins - 1))); }
+};
+
+/// A 64-bit sum in shared memory, in two halves: there are no 64-bit atomic additions there.
+__device__ inline void add_mass(uint32_t* low, uint32_t* high, int at, u64 mass) {
+  const uint32_t small = uint32_t(mass);
+  const uint32_t carry = atomicAdd(&low[at], small) > ~small;
+  if (uint32_t(mass >> 32) + carry) atomicAdd(&high[at], uint32_t(mass >> 32) + carry);
+}
 
 /// A prefix of the row in order of choice: keys above `key`, and the first `ties` ids of those with it.
 struct Boundary {
@@ -18,7 +37,7 @@ struct Boundary {
 class WideRow {
  public:
   __device__ WideRow(const ScoreRow& row, const SampleRow& options, float top, SelectShared& sh)
-      : row_(row), p_(options), top_(top), sh_(sh) {}
+      : row_(row), p_(options), scale_{top, options.inverse, options.min_p, kBinsPerNat}, sh_(sh) {}
 
   __device__ int draw() {
     limit_ = p_.top_k > 0 && p_.top_k < row_.V ? kth(p_.top_k) : Boundary{0, 0};
@@ -45,23 +64,14 @@ class WideRow {
     }
   }
 
-  __device__ u64 weight(float v) const {
-    const float w = v == top_ ? 1.0f : expf((v - top_) * p_.inverse);
-    return p_.min_p > 0 && w < p_.min_p ? 0 : __float2ull_rn(w * kWeightOne);
-  }
-  __device__ int bin(float v) const { return v == top_ ? 0 : int(fminf((top_ - v) * p_.inverse * kBinsPerNat, float(kBins - 1))); }
+  __device__ u64 weight(float v) const { return scale_.weight(v); }
+  __device__ int bin(float v) const { return scale_.bin(v); }
 
   __device__ static void clear(uint32_t* low, uint32_t* high) {
     __syncthreads();
     for (int i = threadIdx.x; i < kBins; i += kSelectThreads) low[i] = high[i] = 0;
     __syncthreads();
   }
-  __device__ static void add(uint32_t* low, uint32_t* high, int at, u64 mass) {
-    const uint32_t small = uint32_t(mass);
-    const uint32_t carry = atomicAdd(&low[at], small) > ~small;
-    if (uint32_t(mass >> 32) + carry) atomicAdd(&high[at], uint32_t(mass >> 32) + carry);
-  }
-
   /// Bin where the running sum reaches target (>= 1); sh.before: the sum before it. total: of all bins.
   __device__ int find_bin(const uint32_t* low, const uint32_t* high, u64 target, u64& total) {
     constexpr int kEach = kBins / kSelectThreads;
@@ -87,10 +97,10 @@ class WideRow {
     each([&](float v, uint32_t key) {
       if (key <= limit_.key) return;
       const u64 w = weight(v);
-      if (w) add(sh_.low, sh_.high, bin(v), w);
+      if (w) add_mass(sh_.low, sh_.high, bin(v), w);
     });
     const float tied = key_score(limit_.key);
-    if (threadIdx.x == 0 && limit_.key && weight(tied)) add(sh_.low, sh_.high, bin(tied), weight(tied) * u64(limit_.ties));
+    if (threadIdx.x == 0 && limit_.key && weight(tied)) add_mass(sh_.low, sh_.high, bin(tied), weight(tied) * u64(limit_.ties));
     u64 total;
     find_bin(sh_.low, sh_.high, 1, total);
     return total;
@@ -106,9 +116,10 @@ class WideRow {
       const uint32_t digits = shift ? 0x7ff : 0x3ff;
       clear(low, high);
       each([&](float v, uint32_t key) {
-        if ((key & mask) == prefix && key > limit_.key && wanted(v)) add(low, high, int(digits - (key >> shift & digits)), amount(v));
+        if ((key & mask) == prefix && key > limit_.key && wanted(v)) add_mass(low, high, int(digits - (key >> shift & digits)), amount(v));
       });
-      if (threadIdx.x == 0 && tied && (limit_.key & mask) == prefix) add(low, high, int(digits - (limit_.key >> shift & digits)), tied);
+      if (threadIdx.x == 0 && tied && (limit_.key & mask) == prefix)
+        add_mass(low, high, int(digits - (limit_.key >> shift & digits)), tied);
       u64 total;
       const int at = find_bin(low, high, target, total);
       target -= sh_.before;
@@ -169,7 +180,7 @@ class WideRow {
 
   const ScoreRow& row_;
   const SampleRow& p_;
-  float top_;
+  MassScale scale_;
   SelectShared& sh_;
   Boundary limit_{0, 0};
 };
