@@ -207,11 +207,6 @@ T* as(const Buffer& b) {
   return static_cast<T*>(b.data());
 }
 
-L2Span span(const std::unique_ptr<Linear>& linear) {
-  const Buffer& data = static_cast<const LinearCuda&>(*linear).data;
-  return {static_cast<const char*>(data.data()), data.bytes()};
-}
-
 GemmArgs product(const std::unique_ptr<Linear>& linear, int n_tokens, int halves = 1) {
   const auto& w = static_cast<const LinearCuda&>(*linear);
   GemmArgs p{};
@@ -302,7 +297,6 @@ void Decode::launch_layer(int i, const Shape& shape, const Weights& weights, KvP
                                       view(pool, w.pool_layer),
                                       m.device_step(),
                                       m.tables(),
-                                      {span(w.gate_up_proj), span(w.down_proj)},
                                       as(m.part_sums),
                                       as<float2>(m.part_stats)};
   decode_attention(attention, overlaps_, stream_);

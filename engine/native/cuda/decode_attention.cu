@@ -7,21 +7,10 @@ namespace {
 
 constexpr int kWarps = 8, kMostGroupWidth = 1024;
 
-/// This block's share of the lines of p.fetch.
-__device__ void fetch(const DecodeAttentionArgs& p, int block, int n_blocks) {
-  constexpr int kLine = 128;
-  for (const L2Span& span : p.fetch)
-    for (size_t at = (size_t(block) * blockDim.x + threadIdx.x) * kLine; at < span.bytes; at += size_t(n_blocks) * blockDim.x * kLine)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(span.begin + at));
-}
-
 template <int D, int G>
 __global__ void __launch_bounds__(kWarps* kWarp, 2) attention_kernel(const __grid_constant__ DecodeAttentionArgs p) {
   extern __shared__ __align__(16) char raw[];
   allow_next_kernel();
-  if (int(blockIdx.x) >= p.n_splits)
-    return fetch(p, (blockIdx.x - p.n_splits) * gridDim.z * gridDim.y + blockIdx.z * gridDim.y + blockIdx.y,
-                 (gridDim.x - p.n_splits) * gridDim.z * gridDim.y);
   attend<D, G, kWarps>(*reinterpret_cast<AttentionShared<D, G, kWarps>*>(raw), p, blockIdx.x, blockIdx.y, blockIdx.z,
                        [] { wait_for_last_kernel(); });
 }
@@ -38,18 +27,11 @@ __global__ void combine_kernel(nv_bf16* fragments, const __grid_constant__ Decod
   }
 }
 
-/// Per token and kv head: only where attention leaves most of the device idle.
-int fetching_blocks(const DecodeAttentionArgs& p) {
-  constexpr int kEnough = 64;
-  const int others = p.n_kv_heads * p.n_tokens;
-  return p.fetch[0].bytes > 0 && others * p.n_splits <= kEnough ? ceil_div(kEnough, others) : 0;
-}
-
 template <int D, int G>
 void launch(const DecodeAttentionArgs& p, bool overlaps, cudaStream_t stream) {
   allow_shared<attention_kernel<D, G>>();
   launch_overlapped(overlaps, attention_kernel<D, G>,
-                    dim3(unsigned(p.n_splits + fetching_blocks(p)), unsigned(p.n_kv_heads), unsigned(p.n_tokens)), kWarps * kWarp,
+                    dim3(unsigned(p.n_splits), unsigned(p.n_kv_heads), unsigned(p.n_tokens)), kWarps * kWarp,
                     sizeof(AttentionShared<D, G, kWarps>), stream, p);
 }
 

@@ -5,12 +5,6 @@
 
 namespace lorikeet::cuda {
 
-/// Bytes that lie together in device memory.
-struct L2Span {
-  const char* begin = nullptr;
-  size_t bytes = 0;
-};
-
 struct DecodeAttentionArgs {
   const float* qkv;              // [T, (n_heads + 2 n_kv_heads) D]
   const float* rope;             // [T, D]: D / 2 cosines, D / 2 sines
@@ -21,7 +15,6 @@ struct DecodeAttentionArgs {
   KvView pool;
   const DecodeStep* step;
   const int32_t* tables;  // of all rows, global and sliding
-  L2Span fetch[2];        // what the products after attention read: idle blocks bring it into the second cache
   float* part_sums;       // [T, splits, n_heads D]
   float2* part_stats;     // [T, splits, n_heads]: highest score (of log2), sum of 2^(score - highest)
 };
