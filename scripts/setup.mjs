@@ -132,15 +132,20 @@ function buildsNativeTests(test) {
   return test || readStamps().nativeTests === true
 }
 
+/** The same for the CUDA backend: `npm start` after `npm run setup -- --cuda` keeps it. */
+function buildsCuda(cuda) {
+  return cuda || readStamps().nativeCuda === true
+}
+
 function nativeDigest(test, cuda) {
-  return digestOf([...filesUnder('engine/native'), 'package-lock.json'], `cuda=${cuda} tests=${buildsNativeTests(test)}`)
+  return digestOf([...filesUnder('engine/native'), 'package-lock.json'], `cuda=${buildsCuda(cuda)} tests=${buildsNativeTests(test)}`)
 }
 
 async function buildNative({ test, cuda }) {
   const digest = nativeDigest(test, cuda)
-  const withTests = buildsNativeTests(test)
+  const withTests = buildsNativeTests(test), withCuda = buildsCuda(cuda)
   const generator = existsSync('build/native/CMakeCache.txt') || !onPath('ninja') ? [] : ['-G', 'Ninja']
-  const options = ['-DCMAKE_BUILD_TYPE=Release', `-DLORIKEET_CUDA=${cuda ? 'ON' : 'OFF'}`, `-DLORIKEET_TESTS=${withTests ? 'ON' : 'OFF'}`]
+  const options = ['-DCMAKE_BUILD_TYPE=Release', `-DLORIKEET_CUDA=${withCuda ? 'ON' : 'OFF'}`, `-DLORIKEET_TESTS=${withTests ? 'ON' : 'OFF'}`]
   await runCommand('native: configure', 'cmake', ['-S', 'engine/native', '-B', 'build/native', ...generator, ...options])
   await runCommand('native: build', 'cmake', ['--build', 'build/native', '--parallel', String(availableParallelism())])
   const addon = filesUnder('build/native').find((path) => path.endsWith('/lorikeet.node'))
@@ -148,7 +153,7 @@ async function buildNative({ test, cuda }) {
   // A running server has the old file mapped: a new file takes its name, the old one is never written to.
   copyFileSync(addon, 'build/lorikeet.node.new')
   renameSync('build/lorikeet.node.new', 'build/lorikeet.node')
-  saveStamps({ native: digest, nativeTests: withTests })
+  saveStamps({ native: digest, nativeTests: withTests, nativeCuda: withCuda })
 }
 
 function onPath(program) {
