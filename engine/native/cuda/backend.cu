@@ -142,7 +142,6 @@ size_t write_step(const Batch& batch, void* host, void* device, StepData& step) 
   }
   step.n_tokens = int(T);
   step.n_rows = int(R);
-  step.n_outputs = int(batch.outputs.size());
   if (!host) return writer.used();
   std::copy(batch.token_ids.begin(), batch.token_ids.end(), ids);
   std::copy(batch.positions.begin(), batch.positions.end(), positions);

@@ -175,7 +175,6 @@ bool Decode::run(Tensor hidden, const Weights& weights, const AdapterSlots& slot
   hidden_ = hidden.data;
   const Shape shape = write_step(weights, slots, pools, batch);
   Graph& graph = graphs_[shape];
-  counts_.steps++;
   if (graph.uses++ == 0) {  // a size seen once is not worth a capture, and kernels are loaded outside of one
     launch(shape, hidden, weights, pools);
     return true;
@@ -193,9 +192,7 @@ bool Decode::run(Tensor hidden, const Weights& weights, const AdapterSlots& slot
     const cudaError_t status = cudaGraphInstantiate(&graph.exec, captured, 0);
     cudaGraphDestroy(captured);
     check(status, "cudaGraphInstantiate");
-    counts_.captures++;
   }
-  counts_.graph_steps++;
   check(cudaGraphLaunch(graph.exec, stream_), "cudaGraphLaunch");
   return true;
 }

@@ -18,11 +18,6 @@ class Decode {
   /// @returns false where the step, the model or an adapter needs the ops one by one. Else hidden [S, H] is queued.
   bool run(Tensor hidden, const Weights& weights, const AdapterSlots& slots, KvPools& pools, const Batch& batch);
 
-  struct Counts {
-    uint64_t steps = 0, graph_steps = 0, captures = 0;
-  };
-  const Counts& counts() const { return counts_; }
-
  private:
   /// What a graph is captured for: everything else is read from the step's data.
   struct Shape {
@@ -49,7 +44,6 @@ class Decode {
   bool usable_ = false;
   std::unique_ptr<Memory> memory_;
   std::map<Shape, Graph> graphs_;
-  Counts counts_;
 };
 
 }  // namespace lorikeet::cuda

@@ -311,8 +311,9 @@ __global__ void __launch_bounds__(kMostWarps<IN, OUT, N8>* kWarp, kLeastBlocks<I
   if (IN == GemmIn::kFragments && p.staged) {
     const int n = N8 * p.k_tiles * 2 * kWarp;
     const uint4* from = p.fragments + int64_t(blockIdx.y) * n;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) copy_async(rows + i, from + i);
-    wait_for_copies();
+    for (int i = threadIdx.x; i < n; i += blockDim.x) copy_async(shared_address(rows + i), from + i);
+    copy_async_commit();
+    copy_async_wait<0>();
   }
   __syncthreads();
   if constexpr (LORA)

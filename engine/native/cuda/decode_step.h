@@ -1,6 +1,9 @@
 // What the fused kernels of decode share: the step as it lies on the device, and activations in the order of mma's B operand.
 #pragma once
 #include "device.h"
+#if defined(__CUDACC__)
+#include "mma_sm80.h"
+#endif
 
 namespace lorikeet::cuda {
 
@@ -60,16 +63,6 @@ __device__ inline void wait_for_last_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-}
-
-__device__ inline void copy_async(void* shared, const void* global) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(uint32_t(__cvta_generic_to_shared(shared))), "l"(global) : "memory");
-}
-__device__ inline void wait_for_copies() { asm volatile("cp.async.commit_group;\ncp.async.wait_group 0;" ::: "memory"); }
-
-__device__ inline uint32_t pack_bf16(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
 __device__ inline void mma_bf16(float* c, const uint32_t* a, const uint32_t* b) {

@@ -50,8 +50,7 @@ struct StepData {
   const DeviceRow* rows;        // [R]
   const int32_t* global_table;
   const int32_t* sliding_table;
-  const int32_t* out_tokens;  // [O]
-  int n_tokens, n_rows, n_outputs;
+  int n_tokens, n_rows;
   const QueryTile* query_tiles[kQueryTileLists];
   int n_query_tiles[kQueryTileLists];  // 0: every row has one token
 };
