@@ -1,6 +1,6 @@
 // Attention on CUDA against a double-precision reference: prompts from the beginning and in the middle, with and without a window, mixed
-// with rows of one token. Bound: weights and outputs are rounded to bf16, half an ulp (2^-9 = 0.002) each, so a head's output is off by at
-// most about 0.004 of its length; one key of 1,000 lost or added weighs about 0.03. Hence 0.01.
+// with rows of one token. Bound: weights and outputs are rounded to bf16, at most half an ulp (2^-8 = 0.004) each, 0.0016 in the mean
+// square, so a head's output is off by about 0.003 of its length; one key of 1,000 lost or added weighs about 0.03. Hence 0.01.
 #include <cstring>
 
 #include "attention_case.h"
@@ -46,6 +46,15 @@ void test_case(Backend& gpu, const AttentionShape& shape, const std::vector<RowL
   check(off < kBound, name_of(shape) + ", " + what + ": off by " + std::to_string(off));
 }
 
+/// Steps of decode alone, few and many, short and long.
+void test_single_tokens(Backend& gpu, const AttentionShape& shape) {
+  for (int n : {1, 31, 33, 257}) {
+    std::vector<RowLength> rows;
+    for (int r = 0; r < n; r++) rows.push_back({r == 0 ? 4100 : r * 37 % 700, 1});
+    test_case(gpu, shape, rows, std::to_string(n) + " rows of one token");
+  }
+}
+
 /// The same row alone, behind others, and in two steps: equal bit for bit.
 void test_independence(Backend& gpu, const AttentionShape& shape) {
   const int width = shape.n_heads * shape.head_dim;
@@ -75,6 +84,10 @@ void test_device(Backend& gpu) {
   }
   // Enough tiles that an A100 takes the wide ones.
   test_case(gpu, {16, 8, 256, 512}, {{0, 1100}, {0, 33}}, "1,100 and 33 tokens");
+  for (int window : {0, 512}) test_single_tokens(gpu, {4, 1, 256, window});
+  for (int window : {0, 1024}) test_single_tokens(gpu, {8, 4, 256, window});
+  test_single_tokens(gpu, {16, 8, 256, 1024});
+  test_single_tokens(gpu, {32, 16, 128, 1024});
   for (int head_dim : {64, 128, 256}) test_independence(gpu, {4, 1, head_dim, 512});
 }
 #endif

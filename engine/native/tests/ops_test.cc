@@ -8,65 +8,13 @@
 #include <random>
 #include <string>
 
-#include "../core/backend.h"
-#include "../core/nf4.h"
+#include "check.h"
+#include "operands.h"
 
 using namespace lorikeet;
+using namespace lorikeet::testing;
 
 namespace {
-
-int n_passed = 0, n_failed = 0;
-
-void check(bool holds, const std::string& what) {
-  (holds ? n_passed : n_failed)++;
-  if (!holds) std::printf("FAILED %s\n", what.c_str());
-}
-
-std::mt19937 generator(7);
-
-std::vector<float> normal(int64_t n, float sigma = 1) {
-  std::normal_distribution<float> d(0, sigma);
-  std::vector<float> out(n);
-  for (float& v : out) v = d(generator);
-  return out;
-}
-
-std::vector<bf16> halves(const std::vector<float>& v) {
-  std::vector<bf16> out(v.size());
-  for (size_t i = 0; i < v.size(); i++) out[i] = to_bf16(v[i]);
-  return out;
-}
-
-/// A weight in one of the formats, and the values that it stands for.
-struct TestMatrix {
-  std::vector<uint8_t> packed;
-  std::vector<float> absmax, f32, values;
-  std::vector<bf16> b16;
-  HostMatrix matrix;
-
-  TestMatrix(WeightFormat format, int64_t rows, int64_t cols, float sigma = 0.05f) : f32(normal(rows * cols, sigma)) {
-    const int64_t n = rows * cols;
-    values.resize(n);
-    matrix = {format, rows, cols, nullptr, nullptr, nullptr};
-    if (format == WeightFormat::kNF4) {
-      packed.resize(n / 2);
-      absmax.resize(n / 64);
-      nf4_quantize(f32.data(), n, packed.data(), absmax.data());
-      b16.resize(n);
-      nf4_dequantize_bf16(packed.data(), absmax.data(), n, b16.data());
-      matrix.data = packed.data();
-      matrix.absmax = absmax.data();
-      for (int64_t i = 0; i < n; i++) values[i] = to_f32(b16[i]);
-    } else if (format == WeightFormat::kBF16) {
-      b16 = halves(f32);
-      matrix.data = b16.data();
-      for (int64_t i = 0; i < n; i++) values[i] = to_f32(b16[i]);
-    } else {
-      values = f32;
-      matrix.data = f32.data();
-    }
-  }
-};
 
 /// Rows of activations in the backend's dtype, and the values that they stand for.
 struct TestRows {
@@ -95,8 +43,6 @@ double worst(const std::vector<float>& got, const std::vector<double>& want) {
   }
   return largest / scale;
 }
-
-const char* format_name(WeightFormat f) { return f == WeightFormat::kNF4 ? "nf4" : f == WeightFormat::kBF16 ? "bf16" : "f32"; }
 
 // Products of values that are exact in bf16, summed in fp32: only the order of the sum differs from the reference.
 constexpr double kSumTolerance = 3e-6;
@@ -307,8 +253,6 @@ void test_attention(Backend& backend, const std::string& name) {
     }
   }
 }
-
-HostTensor host_tensor(const std::vector<float>& values, std::vector<int64_t> shape) { return {FileDtype::kF32, std::move(shape), values.data(), nullptr}; }
 
 void test_lora(Backend& backend, const std::string& name) {
   const int64_t K = 192, N = 1056, begin = 96, T = 60;  // a fused matrix of begin + N rows: adapters act on the last N
@@ -593,6 +537,5 @@ int main() {
       test_head_limits(*backend, name);
       test_sampler(*backend, name);
     }
-  std::printf("%d passed, %d failed\n", n_passed, n_failed);
-  return n_failed != 0;
+  return finish();
 }
