@@ -13,7 +13,7 @@ import { AdapterStore } from '../adapters/store.js'
 import { createLocalEngine } from '../engine/create-engine.js'
 import type { LocalEngine } from '../engine/engine.js'
 import { EngineError } from '../engine/errors.js'
-import { readShape, writeRandomAdapter, type LinearShape } from './random-adapter.js'
+import { readShape, writeRandomAdapter, type LinearShape } from '../adapters/random-adapter.js'
 
 const USAGE = `usage: npm run adapter-storm -- [--requests 20000] [--adapters 64] [--slots 8] [--clients 24] [--seed 1]
   Random requests on the embedded model while adapters are published, replaced, promoted, rolled back, unloaded and deleted.

@@ -11,7 +11,8 @@ import { AdapterStore } from '../adapters/store.js'
 import { ADAPTER_FILES } from '../adapters/manifest.js'
 import type { Engine } from '../engine/api.js'
 import { createLocalEngine } from '../engine/create-engine.js'
-import { shapeOf, writeRandomAdapter } from './random-adapter.js'
+import { shapeOf, writeRandomAdapter } from '../adapters/random-adapter.js'
+import { fixed, formatTable, percentile } from '../server/bench/statistics.js'
 
 const USAGE = `usage: npm run bench-adapters -- --model PATH [--clients 8] [--rank 16] [--slots 16] [--adapters 64] [--seconds 6] [--threads 0]
   --clients   requests at once    --slots    device slots    --adapters  how many are stored
@@ -188,7 +189,7 @@ async function loads(bench: Bench, { nClients, nAdapters, seconds }: LoadOptions
   printTable([`${nClients} clients`, 'tok/s', 'of 1 adapter', 'ttft p50 ms', 'p99', 'inter-token p50 ms', 'p99'],
     [...best].map(([label, result]) =>
     [label, fixed(result.tokensPerSecond), percent(result.tokensPerSecond, ofOne),
-      ...[result.ttftMs, result.itlMs].flatMap((times) => [fixed(quantile(times, 0.5)), fixed(quantile(times, 0.99))])]))
+      ...[result.ttftMs, result.itlMs].flatMap((times) => [fixed(percentile(times, 0.5)), fixed(percentile(times, 0.99))])]))
 }
 
 async function swaps(bench: Bench, registry: AdapterRegistry, nSlots: number, nAdapters: number): Promise<void> {
@@ -201,7 +202,7 @@ async function swaps(bench: Bench, registry: AdapterRegistry, nSlots: number, nA
   }
   for (const name of names.slice(N_SWAPS, N_SWAPS + nSlots)) await bench.swapIn(name)    // the first ones leave their slots
   for (const name of names.slice(0, N_SWAPS)) fromHost.push(await bench.swapIn(name))
-  const row = (label: string, times: number[]) => [label, String(times.length), fixed(quantile(times, 0.5)), fixed(Math.max(...times))]
+  const row = (label: string, times: number[]) => [label, String(times.length), fixed(percentile(times, 0.5)), fixed(Math.max(...times))]
   printTable(['swap-in', 'n', 'median ms', 'worst ms'], [row('from disk', fromDisk), row('from host memory', fromHost)])
 }
 
@@ -221,19 +222,10 @@ function zipf(n: number, seed: number): number {
   return n - 1
 }
 
-function quantile(values: readonly number[], q: number): number {
-  const ordered = [...values].sort((a, b) => a - b)
-  return ordered[Math.min(ordered.length - 1, Math.floor(q * ordered.length))] ?? NaN
-}
-
 function printTable(head: readonly string[], rows: ReadonlyArray<readonly string[]>): void {
-  const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]!.length)))
-  const align = (cell: string, i: number) => (i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!))
-  for (const row of [head, ...rows]) console.log(row.map(align).join('  '))
-  console.log()
+  console.log(`${formatTable(head, rows)}\n`)
 }
 
-const fixed = (value: number): string => value.toFixed(1)
 const percent = (value: number, of: number): string => `${((100 * value) / of).toFixed(0)} %`
 
 await main()

@@ -3,8 +3,10 @@
 import { cpus } from 'node:os'
 import { parseArgs } from 'node:util'
 import type { EngineOptions } from '../engine/api.js'
-import { type LoadOptions, type LoadResult, type Target, percentile, runLoad } from './bench-serve/load.js'
-import { EngineTarget, HttpTarget } from './bench-serve/targets.js'
+import { startEngine } from '../engine/client.js'
+import { type LoadOptions, type Target, runLoad } from '../server/bench/load.js'
+import { fixed, type LoadSummary, summarise, ttftMs } from '../server/bench/statistics.js'
+import { EngineTarget, HttpTarget } from '../server/bench/targets.js'
 
 const USAGE = `usage: npm run bench-serve -- [options]
   --model PATH          as for "lorikeet serve"; none takes the embedded model
@@ -43,7 +45,7 @@ async function main(): Promise<void> {
   let vocabSize = Number(options['vocab-size'])
   const rates: Record<string, number> = {}
   if (options.url === undefined && options.target !== 'http') {
-    const target = await EngineTarget.start(engineOptions(options))
+    const target = new EngineTarget(await startEngine(engineOptions(options)))
     vocabSize = target.engine.info.vocabSize
     rates['engine'] = await measure(target, options, vocabSize)
     reportMemory(target, (await target.engine.stats()).memory)
@@ -68,27 +70,26 @@ async function measure(target: Target, options: Options, vocabSize: number): Pro
     outputTokens: Number(options['output-tokens']), vocabSize,
   }
   await runLoad(target, { ...load, requestsPerClient: 1, outputTokens: 4 })
-  const prefill = await runLoad(target, { ...load, promptTokens: PREFILL_TOKENS, outputTokens: 1, requestsPerClient: 3 })
-  const prefillRate = PREFILL_TOKENS / (Math.min(...prefill.ttftMs) / 1000)
+  const prefill = ttftMs(await runLoad(target, { ...load, promptTokens: PREFILL_TOKENS, outputTokens: 1, requestsPerClient: 3 }))
+  const prefillRate = PREFILL_TOKENS / (Math.min(...prefill) / 1000)
   console.log(`\n${target.name}: prefill of ${PREFILL_TOKENS} at ${prefillRate.toFixed(0)} tokens/s`)
   console.log('clients   TTFT p50   TTFT p99   inter-token p50   inter-token p99   output tokens/s   all tokens/s   peak MB')
   let rate = NaN
   for (const concurrency of options.concurrency.split(',').map(Number)) {
-    const result = await runLoad(target, { ...load, concurrency })
-    rate = result.nOutputTokens / result.seconds
-    console.log(line(result, target))
+    const summary = summarise(await runLoad(target, { ...load, concurrency }))
+    rate = summary.outputTokensPerSecond
+    console.log(line(concurrency, summary, load.promptTokens, target))
   }
   return rate
 }
 
-function line(result: LoadResult, target: Target): string {
-  const { concurrency, ttftMs, interTokenMs, nOutputTokens, nPromptTokens, seconds } = result
+function line(concurrency: number, summary: LoadSummary, promptTokens: number, target: Target): string {
+  const { nRequests, ttftMs, interTokenMs, nOutputTokens, outputTokensPerSecond, seconds } = summary
   const peak = target.residentBytes()?.peak
   const columns: [string, number][] = [
-    [String(concurrency), 7], [percentile(ttftMs, 0.5).toFixed(1), 11], [percentile(ttftMs, 0.99).toFixed(1), 11],
-    [percentile(interTokenMs, 0.5).toFixed(2), 18],
-    [percentile(interTokenMs, 0.99).toFixed(2), 18], [(nOutputTokens / seconds).toFixed(1), 18],
-    [((nOutputTokens + nPromptTokens) / seconds).toFixed(1), 15],
+    [String(concurrency), 7], [fixed(ttftMs.p50), 11], [fixed(ttftMs.p99), 11], [fixed(interTokenMs.p50, 2), 18],
+    [fixed(interTokenMs.p99, 2), 18], [fixed(outputTokensPerSecond), 18],
+    [fixed((nOutputTokens + nRequests * promptTokens) / seconds), 15],
     [peak === undefined ? '-' : (peak / 1e6).toFixed(0), 10],
   ]
   return columns.map(([text, width]) => text.padStart(width)).join('')

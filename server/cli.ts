@@ -47,7 +47,7 @@ const COMMANDS: Readonly<Record<string, Command>> = {
     run: async (args) => (await import('./commands/keys.js')).keys(args),
   },
   bench: {
-    summary: 'Measure a server: latency, tokens a second',
+    summary: 'Measure a model on this machine, or a server: latency, tokens a second',
     run: async (args) => (await import('./commands/bench.js')).bench(args),
   },
 }

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { ADAPTER_FILES } from '../../adapters/manifest.js'
-import { readShape, writeRandomAdapter } from '../../scripts/random-adapter.js'
+import { readShape, writeRandomAdapter } from '../../adapters/random-adapter.js'
 
 t.setTimeout(240_000)
 

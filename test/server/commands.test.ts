@@ -24,7 +24,7 @@ t.test('--help lists the commands, and every command has its own', async (t) => 
   const { code, out } = await run(t, '--help')
   t.equal(code, 0)
   for (const name of ['serve', 'chat', 'keys', 'adapters', 'bench']) t.match(out, new RegExp(`^  ${name} `, 'm'))
-  for (const name of ['serve', 'chat', 'keys', 'adapters']) {
+  for (const name of ['serve', 'chat', 'keys', 'adapters', 'bench']) {
     const help = await run(t, name, '--help')
     t.equal(help.code, 0, name)
     t.match(help.out, `Usage: lorikeet ${name}`)
@@ -44,6 +44,8 @@ t.test('a mistake on the command line is told and gives 2', async (t) => {
     [['chat', '--temperature', 'hot', '--server', 'http://127.0.0.1:1'], /--temperature expects a number/],
     [['chat', '--system'], /--system needs a value/],
     [['chat', '--bogus'], /bogus/],
+    [['bench', '--rounds', 'many'], /--rounds expects a whole number/],
+    [['bench', '--bogus'], /bogus/],
     [['keys', 'create'], /--api-keys FILE is needed/],
     [['keys', 'frob', '--api-keys', 'x'], /unknown action/],
     [['keys', 'create', '--api-keys', 'x', '--scope', 'root'], /--scope expects/],

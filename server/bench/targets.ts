@@ -5,31 +5,32 @@ import { readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { Agent, request } from 'undici'
-import type { EngineOptions } from '../../engine/api.js'
-import { type RemoteEngine, startEngine } from '../../engine/client.js'
-import type { Target } from './load.js'
+import type { AdapterHandle, Engine } from '../../engine/api.js'
+import { RemoteEngine } from '../../engine/client.js'
+import { ServerClient } from '../commands/server-client.js'
+import type { LoadRequest, Target } from './load.js'
 
 export class EngineTarget implements Target {
   readonly name = 'engine'
-  readonly engine: RemoteEngine
+  readonly engine: Engine
+  readonly #adapters: readonly AdapterHandle[]
   #nRequests = 0
 
-  constructor(engine: RemoteEngine) {
+  /** adapters: client i uses number i modulo their count; none: the base. */
+  constructor(engine: Engine, adapters: readonly AdapterHandle[] = []) {
     this.engine = engine
+    this.#adapters = adapters
   }
 
-  static async start(options: EngineOptions): Promise<EngineTarget> {
-    return new EngineTarget(await startEngine(options))
-  }
-
-  async generate(promptIds: readonly number[], maxTokens: number, onTokens: (n: number) => void): Promise<void> {
-    const id = `bench-${this.#nRequests++}`
-    const stream = this.engine.generate({ id, prompt: { tokenIds: promptIds }, maxTokens, ignoreEos: true, sampling: { temperature: 0 } })
-    for await (const event of stream) if (event.type === 'delta') onTokens(event.tokenIds.length)
+  async generate({ promptIds, maxTokens, client }: LoadRequest, onTokens: (n: number) => void): Promise<void> {
+    const adapter = this.#adapters[client % this.#adapters.length] ?? null
+    const request = { id: `bench-${this.#nRequests++}`, prompt: { tokenIds: promptIds }, adapter, maxTokens, ignoreEos: true,
+      sampling: { temperature: 0 } }
+    for await (const event of this.engine.generate(request)) if (event.type === 'delta') onTokens(event.tokenIds.length)
   }
 
   residentBytes(): { now: number; peak: number } | undefined {
-    return readResident(this.engine.pid)
+    return this.engine instanceof RemoteEngine ? readResident(this.engine.pid) : undefined
   }
 
   close(): Promise<void> {
@@ -42,34 +43,40 @@ export class HttpTarget implements Target {
   readonly #url: string
   readonly #model: string
   readonly #server: ChildProcess | undefined
+  readonly #headers: Readonly<Record<string, string>>
   readonly #agent = new Agent({ connections: 256 })
 
-  private constructor(url: string, model: string, server: ChildProcess | undefined) {
+  private constructor(url: string, model: string, headers: Readonly<Record<string, string>>, server: ChildProcess | undefined) {
     this.#url = url
     this.#model = model
+    this.#headers = headers
     this.#server = server
   }
 
-  /** A server that runs already. */
-  static async connect(url: string, server?: ChildProcess): Promise<HttpTarget> {
-    const { body } = await request(new URL('/v1/models', url))
-    const { data } = await body.json() as { data: { id: string }[] }
-    return new HttpTarget(url, data[0]!.id, server)
+  get model(): string {
+    return this.#model
+  }
+
+  /** A server that runs already; its first model. */
+  static async connect(url: string, { apiKey, server }: { apiKey?: string | undefined; server?: ChildProcess } = {}): Promise<HttpTarget> {
+    const { data } = await new ServerClient(url, apiKey).json<{ data: Array<{ id: string }> }>('GET', '/v1/models')
+    const headers = { 'content-type': 'application/json', ...(apiKey !== undefined && { authorization: `Bearer ${apiKey}` }) }
+    return new HttpTarget(url, data[0]!.id, headers, server)
   }
 
   /** A server of our own on a free port. */
   static async start(flags: readonly string[]): Promise<HttpTarget> {
-    const cli = fileURLToPath(new URL('../../server/cli.js', import.meta.url))
+    const cli = fileURLToPath(new URL('../cli.js', import.meta.url))
     const args = [cli, 'serve', '--port', '0', '--log-level', 'error', ...flags]
     const server = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] })
     const ended = new Promise<never>((_, reject) => server.once('exit', (code) => reject(new Error(`the server ended with ${code}`))))
     ended.catch(() => {})
-    return Promise.race([ended, addressOf(server).then((url) => HttpTarget.connect(url, server))])
+    return Promise.race([ended, addressOf(server).then((url) => HttpTarget.connect(url, { server }))])
   }
 
-  async generate(prompt: readonly number[], maxTokens: number, onTokens: (n: number) => void): Promise<void> {
+  async generate({ promptIds: prompt, maxTokens }: LoadRequest, onTokens: (n: number) => void): Promise<void> {
     const { statusCode, body } = await request(new URL('/v1/completions', this.#url), {
-      method: 'POST', dispatcher: this.#agent, headers: { 'content-type': 'application/json' },
+      method: 'POST', dispatcher: this.#agent, headers: this.#headers,
       body: JSON.stringify({
         model: this.#model, prompt, max_tokens: maxTokens, temperature: 0, ignore_eos: true, stream: true, return_token_ids: true,
       }),

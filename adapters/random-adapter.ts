@@ -3,9 +3,9 @@
 import { randomBytes } from 'node:crypto'
 import { mkdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { writePeftAdapter, type PeftTensor } from '../adapters/peft.js'
+import { writePeftAdapter, type PeftTensor } from './peft.js'
 
-/** Sizes of the linear layers; 27b and 12b follow the same pattern. */
+/** Sizes of the linear layers. */
 export interface LinearShape {
   readonly hiddenSize: number
   readonly intermediateSize: number
@@ -18,9 +18,12 @@ export interface LinearShape {
 /** Facts of the published configs, by hidden size, which tells them apart. */
 const SHAPES: readonly LinearShape[] = [
   { hiddenSize: 128, intermediateSize: 256, nHeads: 4, nKvHeads: 1, headDim: 256, nLayers: 7 },        // gemma3-tiny of the goldens
+  { hiddenSize: 448, intermediateSize: 768, nHeads: 8, nKvHeads: 2, headDim: 64, nLayers: 12 },         // engine/embedded
   { hiddenSize: 640, intermediateSize: 2_048, nHeads: 4, nKvHeads: 1, headDim: 256, nLayers: 18 },     // 270m
   { hiddenSize: 1_152, intermediateSize: 6_912, nHeads: 4, nKvHeads: 1, headDim: 256, nLayers: 26 },   // 1b
   { hiddenSize: 2_560, intermediateSize: 10_240, nHeads: 8, nKvHeads: 4, headDim: 256, nLayers: 34 },  // 4b
+  { hiddenSize: 3_840, intermediateSize: 15_360, nHeads: 16, nKvHeads: 8, headDim: 256, nLayers: 48 }, // 12b
+  { hiddenSize: 5_376, intermediateSize: 21_504, nHeads: 32, nKvHeads: 16, headDim: 128, nLayers: 62 }, // 27b
 ]
 
 /** @throws Error for a base whose shape is not in the table */
