@@ -4,21 +4,22 @@ import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { EngineError } from '../../engine/errors.js'
 import type { LocalEngine } from '../../engine/engine.js'
-import { CLEAR_MARGIN, LOGITS_TOLERANCE, checkGreedy, openExact, promptsOf } from './models.js'
+import { checkGreedy, openModel, promptsOf, type Arithmetic } from './models.js'
 import { type Report, countBits, largestDifference } from './report.js'
 import { TensorFile } from './tensors.js'
 
 /** `bases`: directory of the checkpoint that each prefix of expected.safetensors stands for. */
-export async function checkAdapters(directory: string, bases: Readonly<Record<'bf16' | 'nf4', string>>, report: Report): Promise<void> {
+export async function checkAdapters(directory: string, bases: Readonly<Record<'bf16' | 'nf4', string>>, arithmetic: Arithmetic,
+  report: Report): Promise<void> {
   for (const base of ['bf16', 'nf4'] as const) {
     report.section(`adapters over ${base}`)
     if (!existsSync(bases[base])) {
       report.skip(base, `no base at ${bases[base]}`)
       continue
     }
-    const engine = await openExact(bases[base], { weights: base })
+    const engine = await openModel(arithmetic, bases[base], { weights: base })
     try {
-      await checkGood(engine, directory, base, report)
+      await checkGood(engine, directory, base, arithmetic, report)
       if (base === 'nf4') await checkBad(engine, directory, report)
     } finally {
       await engine.close()
@@ -26,7 +27,8 @@ export async function checkAdapters(directory: string, bases: Readonly<Record<'b
   }
 }
 
-async function checkGood(engine: LocalEngine, directory: string, base: string, report: Report): Promise<void> {
+async function checkGood(engine: LocalEngine, directory: string, base: string, { logits: tolerance, clearMargin }: Arithmetic,
+  report: Report): Promise<void> {
   const names = readdirSync(directory).filter((name) => existsSync(join(directory, name, 'expected.safetensors')))
   for (const name of names.sort()) {
     const file = new TensorFile(join(directory, name, 'expected.safetensors'))
@@ -35,8 +37,8 @@ async function checkGood(engine: LocalEngine, directory: string, base: string, r
     for (const prompt of promptsOf(file)) {
       const ids = file.i32(`${prompt}.input_ids`)
       const logits = await engine.model.logits(ids, 0)
-      report.difference(`${name} ${prompt} logits`, largestDifference(logits, file.f32(`${base}.${prompt}.logits`)), LOGITS_TOLERANCE)
-      await checkGreedy(engine, `${name} ${prompt} greedy`, ids, file, `${base}.${prompt}.greedy`, CLEAR_MARGIN, adapter, report)
+      report.difference(`${name} ${prompt} logits`, largestDifference(logits, file.f32(`${base}.${prompt}.logits`)), tolerance)
+      await checkGreedy(engine, `${name} ${prompt} greedy`, ids, file, `${base}.${prompt}.greedy`, clearMargin, adapter, report)
     }
     await engine.unloadAdapter(0)
   }

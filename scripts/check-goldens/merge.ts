@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { writeMergedModel } from '../../adapters/export/merge.js'
 import { openMergedModel } from '../../engine/merged-weights.js'
-import { openExact } from './models.js'
+import { arithmeticOf, openModel } from './models.js'
 import { largestDifference, type Report } from './report.js'
 import { TensorFile } from './tensors.js'
 
@@ -59,7 +59,7 @@ function checkWeights(expectedPath: string, out: string, base: string, report: R
 
 /** Of the last positions. */
 async function logitsDifference(model: string, ids: Int32Array, expected: Float32Array): Promise<number> {
-  const engine = await openExact(model, { weights: 'bf16' })
+  const engine = await openModel(arithmeticOf('cpu'), model, { weights: 'bf16' })
   try {
     const logits = await engine.model.logits(ids, -1)
     return largestDifference(logits.subarray(logits.length - N_POSITIONS * engine.info.vocabSize), expected)
