@@ -11,11 +11,13 @@ import { fileURLToPath } from 'node:url'
 import { AdapterRegistry } from '../adapters/registry.js'
 import { AdapterStore } from '../adapters/store.js'
 import { createLocalEngine } from '../engine/create-engine.js'
+import type { GenerateEvent } from '../engine/api.js'
 import type { LocalEngine } from '../engine/engine.js'
 import { EngineError } from '../engine/errors.js'
 import { readShape, writeRandomAdapter, type LinearShape } from '../adapters/random-adapter.js'
+import { compareAnswers, saidIn, type SaidToken } from './same-answer.js'
 
-const USAGE = `usage: npm run adapter-storm -- [--requests 20000] [--adapters 64] [--slots 8] [--clients 24] [--seed 1]
+const USAGE = `usage: npm run adapter-storm -- [--requests 20000] [--adapters 64] [--slots 8] [--clients 24] [--seed 1] [--device cpu]
   Random requests on the embedded model while adapters are published, replaced, promoted, rolled back, unloaded and deleted.
   Fails when an answer is not its version's, a pin or a slot is left, or memory does not come back to where it was.`
 
@@ -25,6 +27,8 @@ export interface StormOptions {
   readonly nSlots: number
   readonly nClients: number
   readonly seed: number
+  /** "cpu", where answers must be equal to the bit; or "cuda", where they must be as alike as bf16 is. */
+  readonly device: string
   readonly say?: (line: string) => void
 }
 
@@ -64,8 +68,10 @@ export const MAX_RSS_GROWTH = 64 * 2 ** 20
 interface Version {
   readonly owner: string
   readonly folder: string
-  readonly answers: readonly string[]
+  readonly answers: readonly Answer[]
 }
+
+type Answer = readonly SaidToken[]
 
 export class AdapterStorm {
   readonly #options: StormOptions
@@ -108,10 +114,10 @@ export class AdapterStorm {
   }
 
   /** Writes every version and what it answers when it is alone. */
-  async #record(): Promise<readonly string[]> {
+  async #record(): Promise<readonly Answer[]> {
     const shape = await readShape('engine/embedded')
     const base = await this.#answersOf('base')
-    const seen = new Set(base)
+    const seen = [...base]
     for (let i = 0; i < this.#options.nAdapters; i++) {
       const name = `adapter-${i}`
       const versions: Version[] = []
@@ -123,26 +129,26 @@ export class AdapterStorm {
     return base
   }
 
-  async #recordOne(owner: string, id: string, shape: LinearShape, seen: Set<string>): Promise<Version> {
+  async #recordOne(owner: string, id: string, shape: LinearShape, seen: Answer[]): Promise<Version> {
     const folder = join(this.#folder, id)
     for (;;) {
       const modules = MODULES.filter(() => this.#below(3) > 0)
       await writeRandomAdapter(folder, { shape, rank: [2, 4, 8][this.#below(3)]!, amplitude: 0.1, modules: [...modules, 'down_proj'] })
       const { version } = await this.#registry.publishFolder(owner, folder, true)
       const answers = await this.#answersOf(owner)
-      const isOwn = new Set(answers).size === answers.length && answers.every((answer) => !seen.has(answer))
+      const isOwn = answers.every((answer, i) => [...seen, ...answers.slice(0, i)].every((other) => !this.#isSame(answer, other)))
       if (!isOwn) continue
-      for (const answer of answers) seen.add(answer)
+      seen.push(...answers)
       const recorded = { owner, folder, answers }
       this.#byHash.set(version, recorded)
       return recorded
     }
   }
 
-  async #answersOf(model: string): Promise<string[]> {
+  async #answersOf(model: string): Promise<Answer[]> {
     const lease = await this.#registry.resolve(model)
     try {
-      const answers: string[] = []
+      const answers: Answer[] = []
       for (let prompt = 0; prompt < PROMPTS.length; prompt++) answers.push(await this.#generate(lease.adapter, prompt))
       return answers
     } finally {
@@ -150,18 +156,18 @@ export class AdapterStorm {
     }
   }
 
-  async #generate(adapter: { slot: number; version: string } | null, prompt: number, nTokens = N_TOKENS): Promise<string> {
-    const ids: number[] = []
+  async #generate(adapter: { slot: number; version: string } | null, prompt: number, nTokens = N_TOKENS): Promise<Answer> {
+    const events: GenerateEvent[] = []
     const request = { id: `storm-${this.#serial++}`, prompt: { tokenIds: PROMPTS[prompt]! }, adapter, maxTokens: N_TOKENS, ignoreEos: true,
-      sampling: SAMPLING }
+      sampling: SAMPLING, ...(this.#isExact ? {} : { logprobs: 20 }) }
     for await (const event of this.#engine.generate(request)) {
-      if (event.type === 'delta') ids.push(...event.tokenIds)
-      if (ids.length >= nTokens) break                   // fewer than asked for: a client that leaves
+      events.push(event)
+      if (nTokens < N_TOKENS && saidIn(events).length >= nTokens) break      // a client that leaves
     }
-    return ids.join()
+    return saidIn(events)
   }
 
-  async #request(base: readonly string[]): Promise<void> {
+  async #request(base: readonly Answer[]): Promise<void> {
     const prompt = this.#below(PROMPTS.length)
     if (this.#below(16) === 0) return this.#judge('base', base[prompt]!, await this.#generate(null, prompt))
     const name = this.#someName()
@@ -182,13 +188,22 @@ export class AdapterStorm {
     }
   }
 
-  #judge(model: string, expected: string, answer: string): void {
-    if (answer === expected) this.#answers[model === 'base' ? 'base' : 'right'] += 1
-    else this.#wrong.push(`${model} answered ${answer} (${this.#whose(answer)}), expected ${expected}`)
+  #judge(model: string, expected: Answer, answer: Answer): void {
+    if (this.#isSame(answer, expected)) this.#answers[model === 'base' ? 'base' : 'right'] += 1
+    else this.#wrong.push(`${model} answered ${idsOf(answer)} (${this.#whose(answer)}), expected ${idsOf(expected)}`)
   }
 
-  #whose(answer: string): string {
-    return [...this.#byHash.values()].find(({ answers }) => answers.includes(answer))?.folder ?? 'nobody\'s'
+  #whose(answer: Answer): string {
+    const versions = [...this.#byHash.values()]
+    return versions.find(({ answers }) => answers.some((recorded) => this.#isSame(answer, recorded)))?.folder ?? 'nobody\'s'
+  }
+
+  get #isExact(): boolean {
+    return !this.#options.device.startsWith('cuda')
+  }
+
+  #isSame(a: Answer, b: Answer): boolean {
+    return this.#isExact ? idsOf(a) === idsOf(b) : compareAnswers(a, b, false).fault === undefined
   }
 
   /** Unloaded or deleted before it was sent, or deleted while it waited for its load. */
@@ -258,6 +273,10 @@ export class AdapterStorm {
   }
 }
 
+function idsOf(answer: Answer): string {
+  return answer.map(({ token }) => token).join()
+}
+
 function settledRss(): number {
   setFlagsFromString('--expose-gc')
   const collect = runInNewContext('gc') as () => void
@@ -268,7 +287,7 @@ function settledRss(): number {
 export async function runStorm(options: StormOptions): Promise<StormReport> {
   const folder = await mkdtemp(join(tmpdir(), 'lorikeet-storm-'))
   const engine = await createLocalEngine({
-    model: '', dataDir: '', device: 'auto', compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto', nThreads: 0, maxModelLen: 512,
+    model: '', dataDir: '', device: options.device, compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto', nThreads: 0, maxModelLen: 512,
     kvCacheBytes: KV_CACHE_BYTES, maxNumSeqs: options.nClients, maxBatchTokens: 512, maxQueue: 1_024, maxLoras: options.nSlots, maxLoraRank: 16,
     prefixCache: true,
   })
@@ -286,12 +305,12 @@ export async function runStorm(options: StormOptions): Promise<StormReport> {
 async function main(): Promise<void> {
   const number = (fallback: number) => ({ type: 'string', default: String(fallback) }) as const
   const { values } = parseArgs({ options: { requests: number(20_000), adapters: number(64), slots: number(8), clients: number(24),
-    seed: number(1), help: { type: 'boolean' } } })
+    seed: number(1), device: { type: 'string', default: 'cpu' }, help: { type: 'boolean' } } })
   if (values.help) return console.log(USAGE)
   const [nRequests, nAdapters, nSlots, nClients, seed] = [values.requests, values.adapters, values.slots, values.clients, values.seed]
     .map(Number) as [number, number, number, number, number]
   const startedAt = performance.now()
-  const report = await runStorm({ nRequests, nAdapters, nSlots, nClients, seed, say: console.log })
+  const report = await runStorm({ nRequests, nAdapters, nSlots, nClients, seed, device: values.device, say: console.log })
   const { wrong, pinsLeft, slotsLeft, adapterBytesLeft, rssGrowth, ...counts } = report
   console.log(JSON.stringify(counts))
   const seconds = ((performance.now() - startedAt) / 1000).toFixed(0)

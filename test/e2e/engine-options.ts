@@ -2,10 +2,11 @@
 
 import { existsSync } from 'node:fs'
 import type { EngineOptions } from '../../engine/api.js'
+import { device } from '../device.js'
 
 export function embedded(fields: Partial<EngineOptions> = {}): EngineOptions {
   return {
-    model: '', dataDir: '', device: 'cpu', compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto', nThreads: 0, maxModelLen: 0,
+    model: '', dataDir: '', device, compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto', nThreads: 0, maxModelLen: 0,
     kvCacheBytes: 0,
     maxNumSeqs: 32, maxBatchTokens: 256, maxQueue: 64, maxLoras: 1, maxLoraRank: 16, prefixCache: true, ...fields,
   }

@@ -2,9 +2,11 @@
 
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync, readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
+import type { SaidToken } from '../../scripts/same-answer.js'
+import { device } from '../device.js'
 
 export interface ServerProcess {
   readonly url: string
@@ -32,7 +34,8 @@ export interface StartOptions {
 export async function startServer(t: Test, flags: readonly string[] = [], { byStartScript = false }: StartOptions = {}): Promise<ServerProcess> {
   const cli = fileURLToPath(new URL('../../server/cli.js', import.meta.url))
   const command = byStartScript ? ['sh', '-c', `${startScript()} "$@"`, 'sh'] : [process.execPath, cli, 'serve']
-  const own = ['--port', '0', '--data-dir', t.testdir({}), '--served-model-name', MODEL, '--threads', '1', '--recovery-timeout', '60s']
+  const own = ['--port', '0', '--data-dir', t.testdir({}), '--served-model-name', MODEL, '--device', device, '--threads', '1',
+    '--recovery-timeout', '60s']
   const args = [...command.slice(1), ...own, ...flags]
   const child = spawn(command[0]!, args, { env: { ...process.env, NODE_OPTIONS: '' } })
   const exit = once(child, 'exit').then(([code]) => code as number | null)
@@ -48,13 +51,27 @@ export async function startServer(t: Test, flags: readonly string[] = [], { bySt
     url,
     model: MODEL,
     child,
-    enginePid: () => Number(execFileSync('ps', ['-o', 'pid=', '--ppid', String(child.pid)]).toString().trim()),
+    enginePid: () => childOf(child.pid!),
     metric: (name) => readMetric(url, name),
     stop: () => {
       child.kill('SIGTERM')
       return exit
     },
     log: () => texts.err,
+  }
+}
+
+/** The only child of a process: the engine is the server's. Not every Linux has ps, not every system /proc. */
+export function childOf(pid: number): number {
+  if (!existsSync('/proc/self/stat')) return Number(execFileSync('ps', ['-o', 'pid=', '--ppid', String(pid)]).toString().trim())
+  return Number(readdirSync('/proc').find((name) => /^\d+$/.test(name) && parentOf(name) === pid))
+}
+
+function parentOf(pid: string): number | undefined {
+  try {
+    return Number(/\) \S+ (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8'))?.[1])
+  } catch {
+    return undefined                                     // it has ended meanwhile
   }
 }
 
@@ -69,6 +86,14 @@ async function addressIn(out: () => string, ended: () => boolean, err: () => str
     if (url !== undefined) return url
   }
   throw new Error(`the server did not start: ${err()}`)
+}
+
+/** Tokens of a chat choice, or of one piece of it. */
+export function saidBy(choice: any): SaidToken[] {
+  const content: readonly any[] = choice?.logprobs?.content ?? []
+  const named = ({ token, bytes, logprob }: any): [string, number] => [bytes?.join() ?? token, logprob]
+  return (choice?.token_ids ?? []).map((token: number, i: number) =>
+    (content[i] ? { token, logprob: content[i].logprob, top: content[i].top_logprobs.map(named) } : { token }))
 }
 
 async function readMetric(url: string, name: string): Promise<number> {

@@ -1,9 +1,11 @@
 // A real server, real engine: one answer whatever the way it takes, nothing left behind, alive when the engine is not.
 
 import { request as httpRequest } from 'node:http'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { WebSocket } from 'undici'
-import { eventually, sleep, startServer, type ServerProcess } from './server-process.js'
+import type { SaidToken } from '../../scripts/same-answer.js'
+import { HTTP_PROOF, nApart, sameAnswers } from '../device.js'
+import { eventually, saidBy, sleep, startServer, type ServerProcess } from './server-process.js'
 
 interface Ask {
   readonly content: string
@@ -12,35 +14,35 @@ interface Ask {
 
 /** Answers are compared by their tokens. */
 const body = ({ model }: ServerProcess, { content, ...fields }: Ask) =>
-  ({ model, messages: [{ role: 'user', content }], max_tokens: 24, ignore_eos: true, return_token_ids: true, ...fields })
+  ({ model, messages: [{ role: 'user', content }], max_tokens: 24, ignore_eos: true, return_token_ids: true, ...HTTP_PROOF, ...fields })
 
 const post = (server: ServerProcess, ask: Ask) =>
   fetch(`${server.url}/v1/chat/completions`, {
     method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body(server, ask)),
   })
 
-async function plain(server: ServerProcess, ask: Ask): Promise<unknown[]> {
+async function plain(server: ServerProcess, ask: Ask): Promise<SaidToken[]> {
   const { choices } = (await (await post(server, ask)).json()) as any
-  return choices[0].token_ids
+  return saidBy(choices[0])
 }
 
 /** The tokens of a stream; the code of the error that broke it off, if one did. */
-async function streamed(server: ServerProcess, ask: Ask): Promise<unknown[]> {
+async function streamed(server: ServerProcess, ask: Ask): Promise<SaidToken[]> {
   const text = await (await post(server, { ...ask, stream: true })).text()
   const events = text.split('\n\n').filter((event) => event.startsWith('data: {')).map((event) => JSON.parse(event.slice('data: '.length)))
-  return events.flatMap((event) => event.error?.code ?? event.choices[0]?.token_ids ?? [])
+  return events.flatMap((event) => (event.error ? [{ token: event.error.code }] : saidBy(event.choices[0])))
 }
 
-async function overSocket(server: ServerProcess, asks: readonly Ask[]): Promise<unknown[][]> {
+async function overSocket(server: ServerProcess, asks: readonly Ask[]): Promise<SaidToken[][]> {
   const socket = new WebSocket(`${server.url.replace('http', 'ws')}/v1/chat/completions`)
-  const answers: unknown[][] = asks.map(() => [])
+  const answers: SaidToken[][] = asks.map(() => [])
   await new Promise<void>((resolve, reject) => {
     let open = asks.length
     socket.addEventListener('open', () => asks.forEach((ask, i) => socket.send(JSON.stringify({ id: String(i), ...body(server, ask) }))))
     socket.addEventListener('close', () => reject(new Error('closed')))
     socket.addEventListener('message', ({ data }) => {
       const message = JSON.parse(String(data))
-      if (message.type === 'chunk') answers[Number(message.id)]!.push(...(message.chunk.choices[0]?.token_ids ?? []))
+      if (message.type === 'chunk') answers[Number(message.id)]!.push(...saidBy(message.chunk.choices[0]))
       else if (--open === 0) resolve()
     })
   })
@@ -49,23 +51,28 @@ async function overSocket(server: ServerProcess, asks: readonly Ask[]): Promise<
 }
 
 const GREEDY = { temperature: 0 }
+/** Every even ask is greedy. */
 const ASKS: readonly Ask[] = Array.from({ length: 8 }, (_, i) => ({
   content: `CREATE TABLE t${i} (id INT, name TEXT, age INT);\nHow many rows does t${i} have?`,
   ...(i % 2 === 0 ? GREEDY : { temperature: 1, seed: i }),
 }))
 
+function same(t: Test, found: readonly SaidToken[][], expected: readonly SaidToken[][], what: string): void {
+  sameAnswers(t, expected.map((answer, i) => ({ what: `${what}, ${i}`, found: found[i]!, expected: answer, isGreedy: i % 2 === 0 })))
+}
+
 t.test('one request gives the same bytes alone, among others, streamed, over a WebSocket and after a prefix hit', async (t) => {
   const server = await startServer(t)
   const alone = []
   for (const ask of ASKS) alone.push(await plain(server, ask))
-  t.ok(new Set(alone.map(String)).size > 4, 'the answers differ from each other')
-  t.same(await Promise.all(ASKS.map((ask) => plain(server, ask))), alone, 'together')
-  t.same(await Promise.all(ASKS.map((ask) => streamed(server, ask))), alone, 'streamed together')
-  t.same(await overSocket(server, ASKS), alone, 'over one WebSocket')
+  t.ok(nApart(alone) > 4, 'the answers differ from each other')
+  same(t, await Promise.all(ASKS.map((ask) => plain(server, ask))), alone, 'together')
+  same(t, await Promise.all(ASKS.map((ask) => streamed(server, ask))), alone, 'streamed together')
+  same(t, await overSocket(server, ASKS), alone, 'over one WebSocket')
   const long = { content: `${'CREATE TABLE t (a INT, b TEXT); '.repeat(12)} How many rows?`, ...GREEDY }
   const first = await plain(server, long)
   const hits = await server.metric('vllm:prefix_cache_hits_total')
-  t.same(await plain(server, long), first, 'after a prefix hit')
+  same(t, [await plain(server, long)], [first], 'after a prefix hit')
   t.ok((await server.metric('vllm:prefix_cache_hits_total')) > hits, 'there was a hit')
   t.equal(await server.stop(), 0)
 })
@@ -84,7 +91,7 @@ t.test('the engine is killed under 8 streams: every client gets its rest, the se
   t.equal((await fetch(`${server.url}/livez`)).status, 200)
   await eventually('ready', async () => (await ready()) === 200)
   t.comment(`ready again after ${Math.round(performance.now() - before)} ms`)
-  t.same(await running, expected)
+  same(t, await running, expected, 'the rest of every stream')
   t.equal(server.child.exitCode, null)
   t.equal(await server.metric('lorikeet_engine_restarts_total'), 1)
 })
@@ -113,7 +120,7 @@ t.test('SIGTERM lets a stream finish', async (t) => {
   const running = streamed(server, ask)
   await sleep(50)
   const exit = server.stop()
-  t.same(await running, expected)
+  same(t, [await running], [expected], 'the whole stream')
   t.equal(await exit, 0)
 })
 

@@ -1,5 +1,6 @@
 // Training on a real server: the OpenAI client from upload to answer, inference meanwhile, and processes that are killed.
 
+import '../cpu-only.js'
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -8,17 +8,21 @@ import t, { type Test } from 'tap'
 import { AdapterRegistry } from '../../adapters/registry.js'
 import { writePeftAdapter, type PeftTensor } from '../../adapters/peft.js'
 import { AdapterStore } from '../../adapters/store.js'
-import type { EngineOptions } from '../../engine/api.js'
+import type { EngineOptions, GenerateEvent } from '../../engine/api.js'
 import { createLocalEngine } from '../../engine/create-engine.js'
 import type { LocalEngine } from '../../engine/engine.js'
 import type { EngineError } from '../../engine/errors.js'
 import { native } from '../../engine/native.js'
+import { BF16_CLEAR_MARGIN, saidIn, type SaidToken } from '../../scripts/same-answer.js'
+import { device, isCuda, sameAnswers } from '../device.js'
 
 const GOLDENS = '../shared/goldens'
 const skip = existsSync(join(GOLDENS, 'adapters')) ? false : `${GOLDENS} is not here`
 const N_GREEDY = 24
 /** Where the two best logits are closer than this, either may win. */
-const CLEAR_MARGIN = 1e-3
+const CLEAR_MARGIN = isCuda ? BF16_CLEAR_MARGIN : 1e-3
+/** Alternatives beside every token. */
+const N_TOP = isCuda ? 20 : 5
 
 const hasExpected = (name: string) => existsSync(join(GOLDENS, 'adapters', name, 'expected.safetensors'))
 const names = skip ? [] : readdirSync(join(GOLDENS, 'adapters')).filter(hasExpected)
@@ -26,8 +30,8 @@ const names = skip ? [] : readdirSync(join(GOLDENS, 'adapters')).filter(hasExpec
 async function open(t: Test, options: Partial<EngineOptions> = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'lorikeet-native-'))
   const engine = await createLocalEngine({
-    model: join(GOLDENS, 'gemma3-tiny'), dataDir: folder, device: 'cpu', compute: 'fp32', weights: 'bf16', head: 'bf16', isa: 'auto',
-      nThreads: 2,
+    model: join(GOLDENS, 'gemma3-tiny'), dataDir: folder, device, compute: isCuda ? 'bf16' : 'fp32', weights: 'bf16', head: 'bf16',
+    isa: 'auto', nThreads: 2,
     maxModelLen: 512, kvCacheBytes: 0, maxNumSeqs: 32, maxBatchTokens: 256, maxQueue: 64, maxLoras: 16, maxLoraRank: 64, prefixCache: false,
       ...options,
   })
@@ -52,23 +56,17 @@ function golden(name: string, key: string): number[] {
 
 let nRequests = 0
 
-/** Greedy tokens with the log-probabilities of the best five: every bit of them, as text. */
-async function answer(engine: LocalEngine, registry: AdapterRegistry, model: string, tokenIds: readonly number[]) {
+/** Greedy tokens with the log-probabilities of the best: every bit of them. */
+async function answer(engine: LocalEngine, registry: AdapterRegistry, model: string, tokenIds: readonly number[]): Promise<SaidToken[]> {
   const lease = await registry.resolve(model)
   try {
-    const ids: number[] = []
-    const logprobs: string[] = []
+    const events: GenerateEvent[] = []
     const request = {
       id: `request-${nRequests++}`, prompt: { tokenIds }, adapter: lease.adapter, maxTokens: N_GREEDY, ignoreEos: true,
-        sampling: { temperature: 0 }, logprobs: 5,
+        sampling: { temperature: 0 }, logprobs: N_TOP,
     }
-    for await (const event of engine.generate(request)) {
-      if (event.type !== 'delta') continue
-      ids.push(...event.tokenIds)
-      logprobs.push(JSON.stringify(event.logprobs?.map(({ logprob, top }) => [logprob,
-        top.map((other) => [other.tokenId, other.logprob])])))
-    }
-    return { ids, logprobs: logprobs.join() }
+    for await (const event of engine.generate(request)) events.push(event)
+    return saidIn(events)
   } finally {
     lease.release()
   }
@@ -80,7 +78,7 @@ for (const [weights, base] of [['bf16', 'bf16'], ['nf4', 'nf4']] as const) {
     for (const name of names) {
       await publish(registry, name)
       for (const prompt of ['p9', 'p40']) {
-        const { ids } = await answer(engine, registry, name, golden(name, `${prompt}.input_ids`))
+        const ids = (await answer(engine, registry, name, golden(name, `${prompt}.input_ids`))).map(({ token }) => token)
         const margins = golden(name, `${base}.${prompt}.greedy.margin`)
         const unclear = margins.findIndex((margin) => margin <= CLEAR_MARGIN)
         const n = unclear === -1 ? N_GREEDY : unclear
@@ -95,11 +93,11 @@ t.test('base and all adapters in one batch give each row the bytes that it has a
   for (const name of names) await publish(registry, name)
   const models = ['base', ...names, 'base', ...names.slice(0, 3)]
   const prompts = models.map((_, i) => golden(names[0]!, i % 2 === 0 ? 'p40.input_ids' : 'p9.input_ids'))
-  const alone = []
+  const alone: SaidToken[][] = []
   for (const [i, model] of models.entries()) alone.push(await answer(engine, registry, model, prompts[i]!))
   const together = await Promise.all(models.map((model, i) => answer(engine, registry, model, prompts[i]!)))
-  for (const [i, model] of models.entries()) t.same(together[i], alone[i], model)
-  t.ok(new Set(alone.map(({ logprobs }) => logprobs)).size >= names.length, 'the adapters do differ')
+  sameAnswers(t, models.map((model, i) => ({ what: model, found: together[i]!, expected: alone[i]!, isGreedy: true })))
+  t.ok(new Set(alone.map((answer) => JSON.stringify(answer))).size >= names.length, 'the adapters do differ')
 })
 
 t.test('every bad adapter is refused by its kind, and nothing is evicted or changed', { skip }, async (t) => {
@@ -132,14 +130,15 @@ t.test('a replaced adapter never sees states that the old version cached', { ski
   const { engine, registry } = await open(t, { prefixCache: true })
   await publish(registry, 'sql', 'plain-r16')
   const old = await answer(engine, registry, 'sql', prompt)
-  t.same(await answer(engine, registry, 'sql', prompt), old)
+  const again = await answer(engine, registry, 'sql', prompt)
+  sameAnswers(t, [{ what: 'after a prefix hit', found: again, expected: old, isGreedy: true }])
   t.ok((await engine.stats()).prefixHits > 0, 'the prompt is cached')
   await publish(registry, 'sql', 'dora-r4')
   const replaced = await answer(engine, registry, 'sql', [...prompt])
-  t.not(replaced.logprobs, old.logprobs)
+  t.not(JSON.stringify(replaced), JSON.stringify(old))
   t.same(replaced, cold)
   await registry.rollback('sql')
-  t.same(await answer(engine, registry, 'sql', prompt), old)
+  sameAnswers(t, [{ what: 'rolled back', found: await answer(engine, registry, 'sql', prompt), expected: old, isGreedy: true }])
 })
 
 /** LoRA on the embedding as PEFT saves it: with the whole embedding of the base beside it, or with one that was changed. */
@@ -163,19 +162,19 @@ async function writeEmbeddingLora(folder: string, copy: 'none' | 'base' | 'chang
 t.test('the base\'s embedding that PEFT saves beside LoRA on it takes no memory, a changed one counts', { skip }, async (t) => {
   const folder = t.testdir({})
   const prompt = golden('plain-r16', 'p40.input_ids')
-  for (const compute of ['fp32', 'bf16'] as const) {
+  for (const compute of isCuda ? ['bf16'] as const : ['fp32', 'bf16'] as const) {
     const { engine, registry } = await open(t, { compute })
     const of = async (copy: Parameters<typeof writeEmbeddingLora>[1]) => {
-      const path = compute === 'fp32' ? await writeEmbeddingLora(folder, copy) : join(folder, copy)
+      const path = existsSync(join(folder, copy)) ? join(folder, copy) : await writeEmbeddingLora(folder, copy)
       const { version } = await registry.publishFolder('x', path, true)
-      return { ...await answer(engine, registry, `x@${version}`, prompt), bytes: (await engine.stats()).memory['adapters']! }
+      return { answer: await answer(engine, registry, `x@${version}`, prompt), bytes: (await engine.stats()).memory['adapters']! }
     }
     const none = await of('none')
     const base = await of('base')
     const changed = await of('changed')
-    t.same(base.logprobs, none.logprobs, compute)
+    t.same(base.answer, none.answer, compute)
     t.equal(base.bytes, 2 * none.bytes, 'two adapters of the same size')
-    t.not(changed.logprobs, none.logprobs)
+    t.not(JSON.stringify(changed.answer), JSON.stringify(none.answer))
     t.ok(changed.bytes > 10 * base.bytes, `${changed.bytes} bytes with the whole matrix`)
   }
 })

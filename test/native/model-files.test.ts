@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { native, type NativeModelOptions } from '../../engine/native.js'
+import { device, isCuda } from '../device.js'
 
 const CONFIG = {
   model_type: 'gemma3_text', vocab_size: 16, hidden_size: 64, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 1,
@@ -53,8 +54,8 @@ function folderOf(t: Test, files: Files): string {
 
 function load(path: string) {
   const options: NativeModelOptions = {
-    path, device: 'cpu', isa: 'auto', compute: 'fp32', weights: 'nf4', head: 'bf16', nThreads: 1, maxModelLen: 64, kvCacheBytes: 0,
-    maxBatchTokens: 16, maxNumSeqs: 2, maxLoras: 1, maxLoraRank: 8, cacheDir: '',
+    path, device, isa: 'auto', compute: isCuda ? 'bf16' : 'fp32', weights: 'nf4', head: 'bf16', nThreads: 1, maxModelLen: 64,
+    kvCacheBytes: 0, maxBatchTokens: 16, maxNumSeqs: 2, maxLoras: 1, maxLoraRank: 8, cacheDir: '',
   }
   return native().loadModel(options, () => {})
 }

@@ -1,3 +1,4 @@
+import '../cpu-only.js'
 import t from 'tap'
 import { killTraining } from '../../scripts/kill-train.js'
 

@@ -1,5 +1,6 @@
 // What a trainer refuses, and how its work ends early: by a name, with its memory free and the model going on.
 
+import '../cpu-only.js'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'

@@ -1,5 +1,6 @@
 // Requests beside training: the same bytes, and never more than one piece of training between two steps.
 
+import '../cpu-only.js'
 import t, { type Test } from 'tap'
 import { createLocalEngine } from '../../engine/create-engine.js'
 import type { LocalEngine } from '../../engine/engine.js'

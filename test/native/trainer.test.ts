@@ -1,5 +1,6 @@
 // The trainer's promises that need no recorded numbers: what may not change a run's bytes, and what must.
 
+import '../cpu-only.js'
 import { join } from 'node:path'
 import t from 'tap'
 import { native } from '../../engine/native.js'
