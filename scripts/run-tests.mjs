@@ -6,9 +6,13 @@ import { existsSync, readdirSync, rmSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { parseArgs } from 'node:util'
 
-const USAGE = `usage: node scripts/run-tests.mjs [GROUP | FILE.test.js ...]
-  GROUP  one of: cpp (native programs), unit, native, server, e2e. Without any: all of them, in this order`
+const USAGE = `usage: node scripts/run-tests.mjs [--device DEVICE] [--jobs N] [GROUP | FILE.test.js ...]
+  GROUP     one of: cpp (native programs), unit, native, server, e2e. Without any: all of them, in this order
+  --device  where suites over a real engine run: cpu (the default), cuda or cuda:N, as LORIKEET_TEST_DEVICE says it.
+            Without a GROUP, cuda runs what a GPU changes: cpp, native, e2e
+  --jobs    files of native and e2e at a time (default 1: some measure time)`
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 process.chdir(root)
@@ -21,11 +25,19 @@ const tapGroups = {
   e2e: { jobs: 1, timeoutS: 300 }
 }
 
-const wanted = process.argv.slice(2)
-if (wanted.includes('--help')) {
+const { values: options, positionals: wanted } = readOptions()
+if (options.help) {
   console.log(USAGE)
   process.exit(0)
 }
+tapGroups.native.jobs = tapGroups.e2e.jobs = Number(options.jobs)
+process.env.LORIKEET_TEST_DEVICE = options.device
+const isCuda = options.device !== 'cpu'
+if (!/^(cpu|cuda(:\d+)?)$/.test(options.device)) {
+  console.error(`--device ${options.device}: expected cpu, cuda or cuda:N\n${USAGE}`)
+  process.exit(2)
+}
+if (isCuda) await requireGpu()
 const files = wanted.filter((name) => name.endsWith('.test.js'))
 const groups = wanted.filter((name) => !name.endsWith('.test.js'))
 const unknown = groups.filter((name) => name !== 'cpp' && !(name in tapGroups))
@@ -35,7 +47,7 @@ if (unknown.length > 0) {
 }
 
 const total = { pass: 0, fail: 0, skip: 0 }
-const runs = (group) => wanted.length === 0 || groups.includes(group)
+const runs = (group) => groups.includes(group) || (wanted.length === 0 && !(isCuda && (group === 'unit' || group === 'server')))
 if (runs('cpp')) add('cpp', await runCtest('build/native'))
 for (const [group, limits] of Object.entries(tapGroups)) {
   if (runs(group)) add(group, await runTap(testFiles(join('dist/test', group)), limits))
@@ -47,6 +59,27 @@ if (total.pass + total.fail === 0) {
 }
 console.log(`${total.pass} passed, ${total.fail} failed${total.skip > 0 ? `, ${total.skip} skipped` : ''}`)
 process.exit(total.fail > 0 ? 1 : 0)
+
+function readOptions() {
+  const device = process.env.LORIKEET_TEST_DEVICE || 'cpu'
+  const help = { type: 'boolean', default: false }
+  try {
+    return parseArgs({ allowPositionals: true, options: { device: { type: 'string', default: device }, jobs: { type: 'string', default: '1' }, help } })
+  } catch (error) {
+    console.error(`${error.message}\n${USAGE}`)
+    process.exit(2)
+  }
+}
+
+/** A run on a GPU that is not there must not pass by skipping. */
+async function requireGpu() {
+  const { native } = await import('../dist/engine/native.js')
+  const { built, devices } = native().systemInfo().cuda
+  if (built && devices.length > 0) return console.log(`on ${options.device}: ${devices.join(', ')}\n`)
+  console.error(built ? 'no usable GPU here: is the driver loaded (nvidia-smi)?' : 'built without CUDA: run "npm run setup -- --cuda" where nvcc is')
+  console.log('0 passed, 1 failed')
+  process.exit(1)
+}
 
 function add(group, { pass, fail, skip }) {
   console.log(`[${group}] ${pass} pass, ${fail} fail, ${skip} skip\n`)
