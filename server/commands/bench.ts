@@ -66,14 +66,14 @@ export async function bench(
 
 /** @throws UsageError */
 export function readPlan(flags: FlagValues<typeof FLAGS>): BenchPlan {
-  const number = (name: 'prompt-tokens' | 'output-tokens' | 'rounds' | 'adapters' | 'rank', fallback: number, limits: [number, number]) =>
+  const number = (name: keyof typeof flags & string, fallback: number, limits: [number, number]) =>
     numberFlag(flags[name], name, fallback, limits)
   const plan = {
     promptTokens: number('prompt-tokens', 128, [1, 1e6]), outputTokens: number('output-tokens', 512, [2, 1e6]),
     concurrency: (flags.concurrency ?? '1,8,64').split(',').map((n) => numberFlag(n.trim(), 'concurrency', 1, [1, 4_096])),
     rounds: number('rounds', 3, [1, 1_000]), adapters: number('adapters', 0, [0, 1_024]), rank: number('rank', 16, [1, 512]),
   }
-  if (flags.server !== undefined && plan.adapters > 0) throw new UsageError('--adapters are made for an engine of our own, not for --server')
+  if (flags.server !== undefined && plan.adapters > 0) throw new UsageError('--adapters needs an engine of its own, not --server')
   return plan
 }
 

@@ -37,7 +37,8 @@ t.test('bench --json gives the figures to a program, on standard output or in a 
   const { text } = await run([...SMALL, '--concurrency', '2', '--json', '-'])
   const report = JSON.parse(text) as BenchReport
   t.match(report, { model: 'gemma-3-fake', promptTokens: 4, outputTokens: 6, rounds: 2, adapters: 0 })
-  t.match(report.results, [{ concurrency: 2, prefillTokensPerSecond: Number, ttftMs: { p50: Number, p99: Number }, interTokenMs: { p50: Number } }])
+  const times = { p50: Number, p99: Number }
+  t.match(report.results, [{ concurrency: 2, prefillTokensPerSecond: Number, ttftMs: times, interTokenMs: times }])
   const file = `${t.testdir({})}/figures.json`
   const printed = await run([...SMALL, '--concurrency', '2', '--json', file])
   t.match(printed.text, /^gemma-3-fake on cpu/)
@@ -80,8 +81,10 @@ t.test('bench --server measures a server that runs', async (t) => {
 t.test('flags have the defaults that others measure by, and limits', async (t) => {
   t.same(readPlan({}), { promptTokens: 128, outputTokens: 512, concurrency: [1, 8, 64], rounds: 3, adapters: 0, rank: 16 })
   t.same(readPlan({ concurrency: '2' }).concurrency, [2])
-  const wrong = [{ concurrency: '' }, { concurrency: '1,,2' }, { concurrency: '0' }, { 'output-tokens': '1' }, { rounds: '0' }, { rank: 'x' },
-    { server: 'http://127.0.0.1:1', adapters: '2' }]
+  const wrong = [
+    { concurrency: '' }, { concurrency: '1,,2' }, { concurrency: '0' }, { 'output-tokens': '1' }, { rounds: '0' }, { rank: 'x' },
+    { server: 'http://127.0.0.1:1', adapters: '2' },
+  ]
   for (const flags of wrong) t.throws(() => readPlan(flags), UsageError, JSON.stringify(flags))
 })
 

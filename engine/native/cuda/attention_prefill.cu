@@ -360,10 +360,10 @@ int resident_rows() {
 /// Tiles of 128 rows read keys and values half as often. They are faster where more rows are at work with them (an H100: head_dim 128) and
 /// there are enough of them to fill the GPU.
 template <class Narrow, class Wide>
-void launch_best(const PrefillArgs& args, const Backend::AttentionArgs& a, const StepData& step, PrefillTiles tiles, cudaStream_t stream) {
+void launch_best(const PrefillArgs& args, const Backend::AttentionArgs& a, const StepData& step, cudaStream_t stream) {
   PrefillArgs wide = args;
   const bool better = resident_rows<Wide>() > resident_rows<Narrow>() && choose_tiles<Wide>(wide, a, step) >= limits().n_sms;
-  if (tiles == PrefillTiles::kWide || (tiles == PrefillTiles::kBest && better))
+  if (better)
     launch<Wide>(args, a, step, stream);
   else
     launch<Narrow>(args, a, step, stream);
@@ -371,8 +371,7 @@ void launch_best(const PrefillArgs& args, const Backend::AttentionArgs& a, const
 
 }  // namespace
 
-void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& a, const StepData& step, cudaStream_t stream,
-                            PrefillTiles tiles) {
+void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& a, const StepData& step, cudaStream_t stream) {
   PrefillArgs args{};
   args.out = nv(out.b16());
   args.q = nv(q.b16());
@@ -390,10 +389,10 @@ void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& 
       launch<Shape<64, 1, 4>>(args, a, step, stream);
       break;
     case 128:
-      launch_best<Shape<128, 1, 4>, Shape<128, 2, 4>>(args, a, step, tiles, stream);
+      launch_best<Shape<128, 1, 4>, Shape<128, 2, 4>>(args, a, step, stream);
       break;
     case 256:
-      launch_best<Shape<256, 1, 4>, Shape<256, 1, 8>>(args, a, step, tiles, stream);
+      launch_best<Shape<256, 1, 4>, Shape<256, 1, 8>>(args, a, step, stream);
       break;
     default:
       throw Error("UNSUPPORTED", "head_dim " + std::to_string(a.head_dim) + " on CUDA: 64, 128 and 256 are built");

@@ -17,6 +17,7 @@ class CudaBackend final : public Backend {
     blas_ = std::make_unique<CublasLt>();
     decode_ = std::make_unique<Decode>(properties_.major >= 9, stream_);
   }
+  cudaStream_t stream() const { return stream_; }
   ~CudaBackend() override {
     cudaStreamSynchronize(stream_);
     decode_.reset();
@@ -184,6 +185,9 @@ const int32_t* CudaBackend::ids_on_device(std::span<const int32_t> ids) {
 }
 
 }  // namespace
+
+cudaStream_t stream_of(const Backend& backend) { return static_cast<const CudaBackend&>(backend).stream(); }
+
 }  // namespace cuda
 
 std::unique_ptr<Backend> make_cuda_backend(int device) {

@@ -6,6 +6,10 @@
 
 namespace lorikeet::cuda {
 
+// backend.cu
+/// Where a CUDA backend queues its work: for benches.
+cudaStream_t stream_of(const Backend& backend);
+
 // allocate.cu
 /// Zeros.
 Buffer allocate_device(size_t bytes);
@@ -52,10 +56,8 @@ std::unique_ptr<KvPool> make_kv_pool_cuda(int n_blocks, int n_layers, int n_kv_h
 void attention_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& args, const StepData& step, cudaStream_t stream);
 
 // attention_prefill.cu
-enum class PrefillTiles { kBest, kNarrow, kWide };  // 64 or 128 rows; the last two for benches
 /// The rows of more than one token; the others' part of out stays as it is.
-void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& args, const StepData& step, cudaStream_t stream,
-                            PrefillTiles tiles = PrefillTiles::kBest);
+void attention_prefill_cuda(Tensor out, Tensor q, const Backend::AttentionArgs& args, const StepData& step, cudaStream_t stream);
 
 // geglu.cu
 void geglu_cuda(Tensor out, Tensor gate_up, cudaStream_t stream);

@@ -205,7 +205,7 @@ void test_adapters(Backend& device, Backend& cpu, const LinearShape& shape) {
   for (int a = 0; a < c.n_adapters(); a++) c.run(1, {{0, 1, a}}, "adapter " + std::to_string(a));
   c.run(31, {{0, 1, 0}, {1, 9, 1}, {9, 17, -1}, {17, 30, 5}, {30, 31, 2}}, "four adapters and the base");
   c.run(33, {{0, 33, 2}}, "one adapter");
-  c.run(257, {{0, 1, 1}, {1, 65, 4}, {65, 128, 3}, {128, 256, 5}, {256, 257, -1}}, "runs of 1, 64, 63, 128");
+  c.run(257, {{0, 1, 1}, {1, 65, 4}, {65, 128, 3}, {128, 255, 5}, {255, 257, -1}}, "runs of 1, 64, 63, 127");
 }
 
 /// More runs than one launch takes, short and long.
