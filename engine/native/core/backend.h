@@ -103,6 +103,12 @@ struct SampleResult {
   std::vector<float> top_logprobs;
 };
 
+/// An adapter without its saved matrices, converted to the device's layout, in host memory.
+struct AdapterImage {
+  size_t bytes = 0;
+  virtual ~AdapterImage() = default;
+};
+
 /// What a device keeps of an adapter as a whole, beside its pairs.
 struct AdapterIndex {
   size_t bytes = 0;
@@ -141,7 +147,12 @@ class Backend {
   virtual std::vector<float> dora_row_norms(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b,
                                             float scale) = 0;
 
-  virtual std::unique_ptr<AdapterIndex> index_adapter(const DeviceAdapter&) { return nullptr; }
+  /// A device that wants an adapter whole; for others make_lora and its like build it piece by piece.
+  virtual bool takes_adapter_images() const { return false; }
+  /// Both run on any thread, beside steps.
+  virtual std::shared_ptr<const AdapterImage> make_adapter_image(const AdapterFile&, const Weights&) { return nullptr; }
+  /// Puts everything that the image holds into `out`, whose saved matrices are there already. @throws Error OUT_OF_MEMORY
+  virtual void load_adapter_image(const AdapterImage&, DeviceAdapter& /*out*/) {}
 
   /// All layers of a step at once, where the device has a faster way than the ops one by one: rows of one token each.
   /// hidden [S, H] act: what forward() returns. @returns false: not this step, nothing was done.

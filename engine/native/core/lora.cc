@@ -87,7 +87,37 @@ std::unique_ptr<TokenRowsDevice> upload_rows(const TokenRows& rows, Backend& bac
   return out;
 }
 
-/// DoRA divides by the norm of the adapted rows: known once A, B and W are, so the division is done at load.
+void upload_pairs(const AdapterFile& file, const Weights& weights, Backend& backend, DeviceAdapter& out) {
+  out.layers.resize(file.layers.size());
+  for (size_t layer = 0; layer < file.layers.size(); layer++) {
+    for (int m = 0; m < kModules; m++) {
+      const auto& pair = file.layers[layer][m];
+      if (!pair) continue;
+      const std::vector<float> scale = column_scale(*pair, module_place(weights, int(layer), Module(m)), backend);
+      out.layers[layer][m] = backend.make_lora(pair->a, pair->b, pair->scale, scale);
+      out.bytes += out.layers[layer][m]->bytes;
+    }
+  }
+  if (file.token_rows) out.embed_rows = upload_rows(*file.token_rows, backend);
+  if (file.head_rows) out.head_rows = upload_rows(*file.head_rows, backend);
+  if (file.embed_tokens) out.embed_lora = backend.make_embedding_lora(file.embed_tokens->a, file.embed_tokens->b, file.embed_tokens->scale);
+  if (file.lm_head) out.head_lora = backend.make_lora(file.lm_head->a, file.lm_head->b, file.lm_head->scale, {});
+  for (size_t bytes : {out.embed_lora ? out.embed_lora->bytes : 0, out.head_lora ? out.head_lora->bytes : 0,
+                       out.embed_rows ? out.embed_rows->rows.bytes() : 0, out.head_rows ? out.head_rows->rows.bytes() : 0})
+    out.bytes += bytes;
+}
+
+/// The file's memory goes with the last tensor that points into it.
+void drop_pairs_and_rows(AdapterFile& file) {
+  file.layers.clear();
+  file.embed_tokens.reset();
+  file.lm_head.reset();
+  file.token_rows.reset();
+  file.head_rows.reset();
+}
+
+}  // namespace
+
 std::vector<float> column_scale(const LoraPair& pair, const ModulePlace& place, Backend& backend) {
   if (pair.magnitude.empty()) return {};
   std::vector<float> scale = to_float(pair.magnitude);
@@ -96,35 +126,25 @@ std::vector<float> column_scale(const LoraPair& pair, const ModulePlace& place, 
   return scale;
 }
 
-}  // namespace
+HostAdapter host_adapter(AdapterFile file, const Weights& weights, Backend& backend) {
+  if (!backend.takes_adapter_images()) return {std::move(file), nullptr};
+  auto image = backend.make_adapter_image(file, weights);
+  drop_pairs_and_rows(file);
+  return {std::move(file), std::move(image)};
+}
 
-std::unique_ptr<DeviceAdapter> upload_adapter(const AdapterFile& file, const Weights& weights, Backend& backend) {
+std::unique_ptr<DeviceAdapter> upload_adapter(const HostAdapter& adapter, const Weights& weights, Backend& backend) {
+  const AdapterFile& file = adapter.file;
   auto out = std::make_unique<DeviceAdapter>();
   out->max_rank = file.max_rank;
   out->n_tensors = file.n_tensors;
   out->warnings = file.warnings;
-  out->layers.resize(file.layers.size());
-  for (size_t layer = 0; layer < file.layers.size(); layer++) {
-    for (int m = 0; m < kModules; m++) {
-      const auto& pair = file.layers[layer][m];
-      if (!pair) continue;
-      const std::vector<float> scale = column_scale(*pair, module_place(weights, int(layer), Module(m)), backend);
-      out->layers[layer][m] = backend.make_lora(pair->a, pair->b, pair->scale, scale);
-      out->bytes += out->layers[layer][m]->bytes;
-    }
-  }
-  if (file.token_rows) out->embed_rows = upload_rows(*file.token_rows, backend);
   out->embed_rows_score = weights.config.tied;
-  if (file.head_rows) out->head_rows = upload_rows(*file.head_rows, backend);
   upload_ends(file, weights, backend, *out);
-  if (file.embed_tokens) out->embed_lora = backend.make_embedding_lora(file.embed_tokens->a, file.embed_tokens->b, file.embed_tokens->scale);
-  if (file.lm_head) out->head_lora = backend.make_lora(file.lm_head->a, file.lm_head->b, file.lm_head->scale, {});
-  for (size_t bytes : {out->embedding ? out->embedding->bytes : 0, out->head ? out->head->bytes : 0, out->embed_lora ? out->embed_lora->bytes : 0,
-                       out->head_lora ? out->head_lora->bytes : 0, out->embed_rows ? out->embed_rows->rows.bytes() : 0,
-                       out->head_rows ? out->head_rows->rows.bytes() : 0})
-    out->bytes += bytes;
-  out->index = backend.index_adapter(*out);
-  if (out->index) out->bytes += out->index->bytes;
+  if (out->embedding) out->bytes += out->embedding->bytes;
+  if (out->head) out->bytes += out->head->bytes;
+  if (adapter.image) backend.load_adapter_image(*adapter.image, *out);
+  else upload_pairs(file, weights, backend, *out);
   return out;
 }
 

@@ -54,6 +54,7 @@ struct FileStamp {
   uint64_t bytes = 0;
   int64_t mtime_ns = 0;
   uint64_t inode = 0;
+  bool operator==(const FileStamp&) const = default;
 };
 FileStamp file_stamp(const std::string& path);    // throws MODEL_NOT_FOUND
 

@@ -63,7 +63,8 @@ std::unique_ptr<Model> Model::load(const ModelOptions& options, const ProgressFn
   const HeadFormat head = head_format(o, gpu_index(o.device) >= 0);
   model->weights_ = load_weights(*checkpoint, *model->backend_, head, o.weights == "f32" && ends_with(o.path, ".gguf"), progress);
   model->workspace_ = std::make_unique<Workspace>(*model->backend_, model->weights_.config, o.max_batch_tokens, o.max_num_seqs);
-  model->slots_ = AdapterSlots(o.max_loras);
+  model->slots_.resize(o.max_loras);
+  model->host_adapters_ = std::make_unique<HostAdapters>(o.adapter_host_bytes);
   model->table_ = SequenceTable(o.max_num_seqs);
   const Gemma3Config& c = model->weights_.config;
   model->info_ = {c.name, checkpoint->hash(), model->backend_->name(), o.compute, o.weights, head_name(head), c.vocab_size, c.hidden_size,
@@ -209,10 +210,18 @@ SampleResult Model::step(const StepPlan& plan) {
   return result;
 }
 
-void Model::load_adapter(int slot, const AdapterFile& file) {
+std::shared_ptr<const HostAdapter> Model::prepare_adapter(const std::string& dir) {
+  if (auto found = host_adapters_->find(dir)) return found;
+  const AdapterStamp stamp = adapter_stamp(dir);
+  auto adapter = std::make_shared<const HostAdapter>(host_adapter(read_adapter_file(dir), weights_, *backend_));
+  if (adapter->is_image()) host_adapters_->add(dir, stamp, adapter);
+  return adapter;
+}
+
+void Model::load_adapter(int slot, const HostAdapter& adapter) {
   if (slot < 0 || slot >= slots_.size()) throw Error("INVALID_REQUEST", "adapter slot out of range");
   if (slots_.at(slot)) throw Error("ADAPTER_EXISTS", "adapter slot " + std::to_string(slot) + " is taken");
-  slots_.put(slot, upload_adapter(file, weights_, *backend_));
+  slots_.put(slot, upload_adapter(adapter, weights_, *backend_));
 }
 
 void Model::unload_adapter(int slot) {
@@ -272,11 +281,11 @@ std::vector<float> Model::hidden(const std::vector<int32_t>& token_ids, int laye
 }
 
 std::vector<std::pair<std::string, uint64_t>> Model::memory() const {
-  uint64_t adapters = 0;
-  for (int i = 0; i < slots_.size(); i++)
-    if (const DeviceAdapter* a = slots_.at(i)) adapters += a->bytes;
-  return {{"weights", weights_.linear_bytes}, {"embedding", weights_.embedding->bytes}, {"head", weights_.head->bytes},
-          {"kv", pools_.global->bytes + pools_.sliding->bytes}, {"adapters", adapters}, {"scratch", workspace_->bytes}};
+  std::vector<std::pair<std::string, uint64_t>> bytes = {
+      {"weights", weights_.linear_bytes}, {"embedding", weights_.embedding->bytes}, {"head", weights_.head->bytes},
+      {"kv", pools_.global->bytes + pools_.sliding->bytes}, {"adapters", slots_.bytes()}, {"scratch", workspace_->bytes}};
+  if (keeps_host_adapters()) bytes.emplace_back("adapter_images", host_adapters_->bytes());
+  return bytes;
 }
 
 }  // namespace lorikeet

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "forward.h"
+#include "host_adapters.h"
 
 namespace lorikeet {
 
@@ -20,6 +21,7 @@ struct ModelOptions {
   int max_num_seqs = 64;
   int max_loras = 8;
   int max_lora_rank = 64;
+  uint64_t adapter_host_bytes = 1ull << 30;  // of images kept for adapters that come back
   std::string cache_dir;
 };
 
@@ -57,8 +59,14 @@ class Model {
   SampleResult step(const StepPlan& plan);
 
   AdapterFile read_adapter_file(const std::string& dir) const { return read_adapter(dir, weights_.config, options_.max_lora_rank); }
-  /// Replaces nothing: the slot must be free.
-  void load_adapter(int slot, const AdapterFile& file);
+  /// From host memory, else read and checked and, where the device wants that, converted. Any thread, beside steps.
+  std::shared_ptr<const HostAdapter> prepare_adapter(const std::string& dir);
+  /// Images of adapters that were loaded or prepared; none where the device takes none.
+  HostAdapters& host_adapters() { return *host_adapters_; }
+  bool keeps_host_adapters() const { return backend_->takes_adapter_images(); }
+  /// Replaces nothing: the slot must be free. An image may be loaded beside steps, by any thread; else between two of them.
+  void load_adapter(int slot, const HostAdapter& adapter);
+  void load_adapter(int slot, AdapterFile file) { load_adapter(slot, host_adapter(std::move(file), weights_, *backend_)); }
   void unload_adapter(int slot);
   const DeviceAdapter* adapter(int slot) const { return slots_.at(slot); }
 
@@ -88,6 +96,7 @@ class Model {
   Weights weights_;
   KvPools pools_;
   std::unique_ptr<Workspace> workspace_;
+  std::unique_ptr<HostAdapters> host_adapters_;
   AdapterSlots slots_{0};
   SequenceTable table_{0};
   std::vector<EdgeSegment> edges_;

@@ -1,4 +1,5 @@
 // backend.h on one CUDA device. All work is queued on one stream; begin_step uploads what the ops of a step read.
+#include "adapter_loader.h"
 #include "decode.h"
 #include "kv_pool.h"
 #include "ops.h"
@@ -16,11 +17,13 @@ class CudaBackend final : public Backend {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     blas_ = std::make_unique<CublasLt>();
     decode_ = std::make_unique<Decode>(properties_.major >= 9, stream_);
+    adapters_ = std::make_unique<AdapterLoader>(device, stream_);
   }
   cudaStream_t stream() const { return stream_; }
   ~CudaBackend() override {
     cudaStreamSynchronize(stream_);
     decode_.reset();
+    adapters_.reset();
     cudaStreamDestroy(stream_);
     if (staging_) cudaFreeHost(staging_);
   }
@@ -64,7 +67,13 @@ class CudaBackend final : public Backend {
     return dora_row_norms_cuda(linear, part_begin, a, b, scale);
   }
 
-  std::unique_ptr<AdapterIndex> index_adapter(const DeviceAdapter& adapter) override { return index_adapter_cuda(adapter); }
+  bool takes_adapter_images() const override { return true; }
+  std::shared_ptr<const AdapterImage> make_adapter_image(const AdapterFile& file, const Weights& weights) override {
+    return adapters_->make_image(file, [&](int layer, Module m) {
+      return column_scale(*file.layers[size_t(layer)][int(m)], module_place(weights, layer, m), *this);
+    });
+  }
+  void load_adapter_image(const AdapterImage& image, DeviceAdapter& out) override { adapters_->load(image, out); }
 
   bool decode(Tensor hidden, const Weights& weights, const AdapterSlots& slots, KvPools& pools, const Batch& batch) override {
     check(cudaSetDevice(device_), "cudaSetDevice");
@@ -103,6 +112,7 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<CublasLt> blas_;
   std::unique_ptr<Decode> decode_;
+  std::unique_ptr<AdapterLoader> adapters_;
   Buffer weights_scratch_, lora_scratch_, step_memory_, other_ids_;
   void* staging_ = nullptr;  // pinned, as large as step_memory_
   SamplerScratch sampler_;

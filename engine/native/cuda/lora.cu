@@ -1,5 +1,4 @@
 // y += scale * B (A x) for runs of tokens of one adapter: shrink, then expand. Runs travel as kernel arguments, so nothing is uploaded.
-#include "../core/lora.h"
 #include "lora_prefill.h"
 #include "ops.h"
 #include "vectors.h"
@@ -17,7 +16,7 @@ struct Run {
   float scale;
 };
 
-constexpr int kMaxRuns = 48, kMaxRank = 512;
+constexpr int kMaxRuns = 48;
 struct Runs {
   Run run[kMaxRuns];
 };
@@ -62,114 +61,56 @@ __global__ void embedding_lora_kernel(float* x, int64_t stride, const int32_t* i
   }
 }
 
-Buffer upload_floats(const std::vector<float>& values) {
-  Buffer out = allocate_device(values.size() * 4);
-  upload_device(out.data(), values.data(), values.size() * 4, "upload of an adapter");
-  return out;
-}
+}  // namespace
 
-Buffer upload_bf16(const std::vector<float>& values) {
-  std::vector<bf16> half(values.size());
-  for (size_t i = 0; i < values.size(); i++) half[i] = to_bf16(values[i]);
-  Buffer out = allocate_device(half.size() * 2);
-  upload_device(out.data(), half.data(), half.size() * 2, "upload of an adapter");
-  return out;
-}
-
-/// [rows, cols] to [cols, rows].
-std::vector<float> transposed(const std::vector<float>& values, int64_t rows, int64_t cols) {
-  std::vector<float> out(values.size());
-  for (int64_t r = 0; r < rows; r++)
-    for (int64_t c = 0; c < cols; c++) out[c * rows + r] = values[r * cols + c];
-  return out;
-}
-
-/// [rows, cols] to [rows, to], zeros behind.
-std::vector<float> padded(const std::vector<float>& values, int64_t rows, int64_t cols, int64_t to) {
-  std::vector<float> out(size_t(rows * to));
-  for (int64_t r = 0; r < rows; r++) std::copy_n(values.begin() + r * cols, cols, out.begin() + r * to);
-  return out;
-}
-
-/// A [r, K] as DevicePair has it: lane l of step s of a tile holds rows l / 4 and l / 4 + 8, columns l % 4 * 2 and 8 further, in pairs.
-std::vector<float> a_in_tiles(const std::vector<float>& a, int64_t rank, int64_t K) {
-  const int64_t rank_tiles = (rank + 15) / 16, k_tiles = K / 64;
-  std::vector<float> out(size_t(rank_tiles * 16 * K));
-  size_t at = 0;
-  for (int64_t tile = 0; tile < rank_tiles * k_tiles; tile++)
-    for (int step = 0; step < 4; step++)
-      for (int lane = 0; lane < kWarp; lane++)
-        for (int e = 0; e < 8; e++) {
-          const int64_t row = tile / k_tiles * 16 + lane / 4 + e / 2 % 2 * 8;
-          const int64_t col = tile % k_tiles * 64 + step * 16 + lane % 4 * 2 + e / 4 * 8 + e % 2;
-          out[at++] = row < rank ? a[size_t(row * K + col)] : 0;
-        }
-  return out;
-}
-
-std::unique_ptr<LoraCuda> make_shape(const HostTensor& a, const HostTensor& b, float scale) {
+std::unique_ptr<LoraCuda> lora_at(const PairLayout& pair, const char* device) {
   auto w = std::make_unique<LoraCuda>();
-  w->rank = int(a.shape[0]);
-  w->n_in = a.shape[1];
-  w->n_out = b.shape[0];
-  w->scale = scale;
-  if (w->rank > kMaxRank)
-    throw Error("ADAPTER_RANK_TOO_LARGE", "rank " + std::to_string(w->rank) + " on CUDA: at most " + std::to_string(kMaxRank));
+  w->rank = pair.rank;
+  w->n_in = pair.n_in;
+  w->n_out = pair.n_out;
+  w->scale = pair.scale;
+  w->a = device + pair.a;
+  w->b = device + pair.b;
+  if (pair.a_tiles != kAbsent) w->a_tiles = reinterpret_cast<const uint4*>(device + pair.a_tiles);
+  if (pair.column_scale != kAbsent) w->column_scale = reinterpret_cast<const float*>(device + pair.column_scale);
+  return w;
+}
+
+namespace {
+
+std::unique_ptr<LoraWeights> upload_pair(const PairLayout& pair, const std::vector<char>& image) {
+  Buffer device = allocate_device(image.size());
+  upload_device(device.data(), image.data(), image.size(), "upload of an adapter");
+  auto w = lora_at(pair, static_cast<const char*>(device.data()));
+  w->bytes = device.bytes();
+  w->own = std::move(device);
   return w;
 }
 
 }  // namespace
 
 std::unique_ptr<LoraWeights> make_lora_cuda(const HostTensor& a, const HostTensor& b, float scale, std::span<const float> column_scale) {
-  auto w = make_shape(a, b, scale);
-  w->a = upload_bf16(to_float(a));
-  if (w->n_in % 64 == 0) w->a_tiles = upload_bf16(a_in_tiles(to_float(a), w->rank, w->n_in));
-  w->b = upload_bf16(padded(to_float(b), w->n_out, w->rank, w->padded_rank()));
-  if (!column_scale.empty()) w->column_scale = upload_floats({column_scale.begin(), column_scale.end()});
-  w->bytes = w->a.bytes() + w->a_tiles.bytes() + w->b.bytes() + w->column_scale.bytes();
-  return w;
+  size_t bytes = 0;
+  const PairLayout pair = plan_pair(a, b, scale, !column_scale.empty(), bytes);
+  std::vector<char> image(bytes);
+  write_pair(pair, a, b, column_scale, image.data());
+  return upload_pair(pair, image);
 }
 
 std::unique_ptr<LoraWeights> make_embedding_lora_cuda(const HostTensor& a, const HostTensor& b, float scale) {
-  auto w = make_shape(a, b, scale);
-  w->a = upload_floats(transposed(to_float(a), w->rank, w->n_in));
-  w->b = upload_floats(transposed(to_float(b), w->n_out, w->rank));
-  w->bytes = w->a.bytes() + w->b.bytes();
-  return w;
-}
-
-std::unique_ptr<AdapterIndex> index_adapter_cuda(const DeviceAdapter& adapter) {
-  auto index = std::make_unique<AdapterIndexCuda>();
-  index->fused = !adapter.embedding && !adapter.head && !adapter.embed_lora;
-  std::vector<DevicePair> pairs;
-  for (const auto& layer : adapter.layers)
-    for (const auto& weights : layer) {
-      DevicePair& pair = pairs.emplace_back();
-      if (!weights) continue;
-      const auto& w = static_cast<const LoraCuda&>(*weights);
-      pair = {static_cast<const uint4*>(w.a_tiles.data()), static_cast<const nv_bf16*>(w.b.data()),
-              static_cast<const float*>(w.column_scale.data()), w.scale, w.padded_rank() / 16};
-      index->rank_tiles = std::max(index->rank_tiles, pair.rank_tiles);
-      index->fused &= pair.a != nullptr && w.rank <= kDecodeRank;
-    }
-  index->pairs = allocate_device(pairs.size() * sizeof(DevicePair));
-  upload_device(index->pairs.data(), pairs.data(), pairs.size() * sizeof(DevicePair), "upload of an adapter");
-  if (const TokenRowsDevice* rows = adapter.embed_rows.get()) {
-    index->n_row_ids = int(rows->token_ids.size());
-    index->row_ids = allocate_device(rows->token_ids.size() * 4);
-    upload_device(index->row_ids.data(), rows->token_ids.data(), rows->token_ids.size() * 4, "upload of an adapter");
-    index->rows = static_cast<const nv_bf16*>(rows->rows.data());
-  }
-  index->bytes = index->pairs.bytes() + index->row_ids.bytes();
-  return index;
+  size_t bytes = 0;
+  const PairLayout pair = plan_embedding_pair(a, b, scale, bytes);
+  std::vector<char> image(bytes);
+  write_embedding_pair(pair, a, b, image.data());
+  return upload_pair(pair, image);
 }
 
 void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end, const LoraWeights& lora, float embed_scale,
                          cudaStream_t stream) {
   const auto& w = static_cast<const LoraCuda&>(lora);
-  embedding_lora_kernel<<<unsigned(end - begin), 128, 0, stream>>>(
-      x.f32(begin), x.stride, token_ids + begin, static_cast<const float*>(w.a.data()), static_cast<const float*>(w.b.data()), w.rank,
-      int(x.cols), w.scale * embed_scale);
+  embedding_lora_kernel<<<unsigned(end - begin), 128, 0, stream>>>(x.f32(begin), x.stride, token_ids + begin,
+                                                                   static_cast<const float*>(w.a), static_cast<const float*>(w.b), w.rank,
+                                                                   int(x.cols), w.scale * embed_scale);
   check_launch("embedding_lora");
 }
 
@@ -199,17 +140,8 @@ void add_long_runs(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer
       if (!is_long(s, part)) continue;
       const auto& w = static_cast<const LoraCuda&>(*s.weights);
       expect_shape("lora x", x, out.rows, w.n_in);
-      runs.run[n++] = {static_cast<const nv_bf16*>(w.a.data()),
-                       static_cast<const nv_bf16*>(w.b.data()),
-                       static_cast<const float*>(w.column_scale.data()),
-                       part.row_begin,
-                       shrunk,
-                       s.begin,
-                       s.end,
-                       w.rank,
-                       w.padded_rank(),
-                       int(w.n_out),
-                       w.scale};
+      runs.run[n++] = {w.a_rows(), w.b_rows(), w.column_scale,  part.row_begin, shrunk, s.begin,
+                       s.end,      w.rank,     w.padded_rank(), int(w.n_out),   w.scale};
       shrunk += int64_t(s.end - s.begin) * w.padded_rank();
       if (n == kMaxLongRuns) flush();
     }
@@ -243,16 +175,8 @@ void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& sc
       if (!s.weights || is_long(s, part)) continue;
       const auto& w = static_cast<const LoraCuda&>(*s.weights);
       expect_shape("lora x", x, out.rows, w.n_in);
-      runs.run[n++] = {static_cast<const nv_bf16*>(w.a.data()),
-                       static_cast<const nv_bf16*>(w.b.data()),
-                       static_cast<const float*>(w.column_scale.data()),
-                       s.begin,
-                       s.end,
-                       w.rank,
-                       w.padded_rank(),
-                       int(w.n_out),
-                       part.row_begin,
-                       w.scale};
+      runs.run[n++] = {w.a_rows(), w.b_rows(),      w.column_scale, s.begin,        s.end,
+                       w.rank,     w.padded_rank(), int(w.n_out),   part.row_begin, w.scale};
       longest = std::max(longest, s.end - s.begin);
       rank = std::max(rank, w.rank);
       n_out = std::max(n_out, int(w.n_out));
@@ -261,25 +185,48 @@ void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& sc
   flush();
 }
 
-std::vector<float> dora_row_norms_cuda(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b, float scale) {
-  const int64_t K = linear.cols, rank = a.shape[0], n_out = b.shape[0];
-  Buffer device = allocate_device(size_t(linear.rows * K) * 2);
-  dequantise_cuda(static_cast<nv_bf16*>(device.data()), linear, nullptr);
-  std::vector<bf16> rows(size_t(n_out * K));
-  check(cudaMemcpy(rows.data(), static_cast<bf16*>(device.data()) + part_begin * K, rows.size() * 2, cudaMemcpyDeviceToHost),
-        "weights for DoRA");
-  const std::vector<float> av = to_float(a), bv = to_float(b);
-  std::vector<float> norms(size_t(n_out), 0.0f);
-  for (int64_t n = 0; n < n_out; n++) {
-    double sum = 0;
-    for (int64_t k = 0; k < K; k++) {
-      double v = to_f32(rows[n * K + k]);
-      for (int64_t r = 0; r < rank; r++) v += double(scale) * bv[n * rank + r] * av[r * K + k];
-      sum += v * v;
-    }
-    norms[n] = float(std::sqrt(sum));
+namespace {
+
+/// One block a row of W + scale * B A.
+__global__ void dora_norms_kernel(float* norms, const nv_bf16* w, const float* a, const float* b, int n_in, int rank, double scale) {
+  __shared__ double partial[kWarp];
+  const nv_bf16* row = w + int64_t(blockIdx.x) * n_in;
+  const float* b_row = b + int64_t(blockIdx.x) * rank;
+  double sum = 0;
+  for (int k = threadIdx.x; k < n_in; k += blockDim.x) {
+    double v = __bfloat162float(row[k]);
+    for (int r = 0; r < rank; r++) v += scale * b_row[r] * a[int64_t(r) * n_in + k];
+    sum += v * v;
   }
-  return norms;
+  for (int o = kWarp / 2; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
+  if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = sum;
+  __syncthreads();
+  if (threadIdx.x) return;
+  for (unsigned i = 1; i < blockDim.x / kWarp; i++) sum += partial[i];
+  norms[blockIdx.x] = float(sqrt(sum));
+}
+
+Buffer upload_floats(const HostTensor& tensor) {
+  const std::vector<float> values = to_float(tensor);
+  Buffer out = allocate_device(values.size() * 4);
+  upload_device(out.data(), values.data(), values.size() * 4, "upload of an adapter");
+  return out;
+}
+
+}  // namespace
+
+std::vector<float> dora_row_norms_cuda(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b, float scale) {
+  const int64_t K = linear.cols, n_out = b.shape[0];
+  const Buffer rows = allocate_device(size_t(linear.rows * K) * 2), norms = allocate_device(size_t(n_out) * 4);
+  const Buffer a_values = upload_floats(a), b_values = upload_floats(b);
+  dequantise_cuda(static_cast<nv_bf16*>(rows.data()), linear, nullptr);
+  dora_norms_kernel<<<unsigned(n_out), 256>>>(static_cast<float*>(norms.data()), static_cast<const nv_bf16*>(rows.data()) + part_begin * K,
+                                              static_cast<const float*>(a_values.data()), static_cast<const float*>(b_values.data()),
+                                              int(K), int(a.shape[0]), scale);
+  check_launch("dora_norms");
+  std::vector<float> out(static_cast<size_t>(n_out));
+  check(cudaMemcpy(out.data(), norms.data(), out.size() * 4, cudaMemcpyDeviceToHost), "weights for DoRA");
+  return out;
 }
 
 }  // namespace lorikeet::cuda

@@ -30,8 +30,6 @@ void dequantise_cuda(nv_bf16* out, const Linear& w, cudaStream_t stream);
 // lora.cu
 std::unique_ptr<LoraWeights> make_lora_cuda(const HostTensor& a, const HostTensor& b, float scale, std::span<const float> column_scale);
 std::unique_ptr<LoraWeights> make_embedding_lora_cuda(const HostTensor& a, const HostTensor& b, float scale);
-/// What the fused kernels of decode need of an adapter.
-std::unique_ptr<AdapterIndex> index_adapter_cuda(const DeviceAdapter& adapter);
 void lora_cuda(Tensor out, Tensor x, std::span<const LoraPart> parts, Buffer& scratch, cudaStream_t stream);
 std::vector<float> dora_row_norms_cuda(const Linear& linear, int64_t part_begin, const HostTensor& a, const HostTensor& b, float scale);
 void embedding_lora_cuda(Tensor x, const int32_t* token_ids, int begin, int end, const LoraWeights& lora, float embed_scale,

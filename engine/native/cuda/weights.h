@@ -1,5 +1,6 @@
 // The model's and the adapters' weights as they lie on the device.
 #pragma once
+#include "adapter_layout.h"
 #include "decode_step.h"
 
 namespace lorikeet::cuda {
@@ -21,18 +22,25 @@ struct EmbeddingCuda : Embedding {
   const nv_bf16* table() const { return static_cast<const nv_bf16*>(data.data()); }
 };
 
+/// A pair in its adapter's memory, or in its own.
 struct LoraCuda : LoraWeights {
-  Buffer a;             // [r, n_in] bf16; of an embedding: [V, r] f32
-  Buffer a_tiles;       // the same as DevicePair::a has it; empty where n_in does not divide by 64
-  Buffer b;             // [n_out, padded rank] bf16; of an embedding [r, n_out] f32
-  Buffer column_scale;  // [n_out] f32 or empty
+  const void* a = nullptr;              // [r, n_in] bf16; of an embedding: [V, r] f32
+  const uint4* a_tiles = nullptr;       // the same as DevicePair::a has it; null where n_in does not divide by 64
+  const void* b = nullptr;              // [n_out, padded rank] bf16; of an embedding [r, n_out] f32
+  const float* column_scale = nullptr;  // [n_out] or null
   float scale = 0;
+  Buffer own;
 
+  const nv_bf16* a_rows() const { return static_cast<const nv_bf16*>(a); }
+  const nv_bf16* b_rows() const { return static_cast<const nv_bf16*>(b); }
   int padded_rank() const { return (rank + 15) / 16 * 16; }
 };
 
-/// An adapter's pairs as the fused kernels of decode find them.
+std::unique_ptr<LoraCuda> lora_at(const PairLayout& pair, const char* device);
+
+/// An adapter's pairs as the fused kernels of decode find them, all in the adapter's memory.
 struct AdapterIndexCuda : AdapterIndex {
+  std::shared_ptr<const void> memory;
   Buffer pairs;    // DevicePair [layers][modules]
   Buffer row_ids;  // i32: tokens with an embedding of their own
   const nv_bf16* rows = nullptr;
