@@ -6,14 +6,14 @@ import { HostTier, type HostTierStats } from './host-tier.js'
 import { checkAdapterName, checkVersionPrefix, parseModel } from './names.js'
 import { PinnedNames } from './pinned-names.js'
 import { Publisher } from './publisher.js'
-import type { AcquireOptions, MissPolicy, SlotsStats } from './slot-types.js'
+import type { AcquireOptions, LoadSource, MissPolicy, SlotsStats } from './slot-types.js'
 import { AdapterSlots } from './slots.js'
 import type { Staging } from './staging.js'
 import type { AdapterStatus, VersionStatus } from './status.js'
 import { AdapterStore, type StoredVersion } from './store.js'
 
 
-export type RegistryEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'unloadAdapter' | 'validateAdapter'> & {
+export type RegistryEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'prefetchAdapter' | 'unloadAdapter' | 'validateAdapter'> & {
   readonly info: Pick<Engine['info'], 'hash' | 'maxLoras' | 'source'>
 }
 
@@ -36,7 +36,7 @@ export interface RegistryOptions {
 /** One load into a slot, for a histogram. */
 export interface LoadSample {
   readonly seconds: number
-  readonly from: 'host' | 'disk'
+  readonly from: LoadSource
 }
 
 /** One name that `model` may take. */

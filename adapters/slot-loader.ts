@@ -5,7 +5,7 @@ import type { AdapterInfo, Engine } from '../engine/api.js'
 import { EngineError } from '../engine/errors.js'
 import type { StoredVersion } from './stored-version.js'
 
-export type SlotEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'unloadAdapter'>
+export type SlotEngine = Pick<Engine, 'state' | 'restarts' | 'loadAdapter' | 'prefetchAdapter' | 'unloadAdapter'>
 
 /** What a client that found no slot or no engine is told, ms. */
 export const RETRY_AFTER_MS = 1_000
@@ -41,6 +41,11 @@ export class SlotLoader {
       await this.#engine.unloadAdapter(slot)
       return this.#engine.loadAdapter({ slot, version, path })
     }
+  }
+
+  /** The engine brings it near while it waits for a slot. Without a fault: what is wrong shows when a slot is filled. */
+  async prefetch({ path }: StoredVersion): Promise<void> {
+    await this.#engine.prefetchAdapter(path).catch(() => {})
   }
 
   /** An engine that died has freed the slot as well; any other fault shows when it is filled again. */

@@ -4,6 +4,9 @@ import type { AdapterHandle } from '../engine/api.js'
 import type { SlotEngine } from './slot-loader.js'
 import type { StoredVersion } from './stored-version.js'
 
+/** Where the bytes of a load were: in host memory as a GPU takes them, in files held in host memory, or in files. */
+export type LoadSource = 'image' | 'host' | 'disk'
+
 export type MissPolicy = 'wait' | 'error'
 
 export interface SlotsOptions {
@@ -15,7 +18,7 @@ export interface SlotsOptions {
   readonly waitMs: number
   /** With every slot pinned, a load that waited this long makes the least pinned version leave after its last request. */
   readonly drainAfterMs: number
-  readonly onLoad?: (seconds: number, from: 'host' | 'disk') => void
+  readonly onLoad?: (seconds: number, from: LoadSource) => void
 }
 
 export interface AcquireOptions {

@@ -143,6 +143,7 @@ export class AdapterSlots {
     entry.queuedAt = performance.now()
     this.#queue.push(entry)
     this.#pump()
+    if (entry.state === 'queued') void this.#loader.prefetch(entry.version)
   }
 
   /** Gives slots to the queue: free ones first, then those of unpinned versions, longest unused first. */
@@ -174,7 +175,8 @@ export class AdapterSlots {
     this.followEngine()
     if (epoch !== this.#epoch) return                  // that engine is gone; followEngine loads the entry again
     this.#counts.loads += 1
-    this.#options.onLoad?.((performance.now() - startedAt) / 1000, entry.fromHost ? 'host' : 'disk')
+    const from = entry.info?.fromImage === true ? 'image' : entry.fromHost ? 'host' : 'disk'
+    this.#options.onLoad?.((performance.now() - startedAt) / 1000, from)
     this.#loaded(entry)
   }
 

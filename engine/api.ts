@@ -128,6 +128,8 @@ export interface AdapterInfo {
   readonly bytes: number
   readonly nTensors: number
   readonly warnings: readonly string[]
+  /** Of a load: it lay in host memory as the device takes it. */
+  readonly fromImage?: boolean
 }
 
 export interface ModelInfo {
@@ -200,6 +202,8 @@ export interface Engine {
   detokenize(tokenIds: readonly number[]): Promise<string>
   /** Validates and puts an adapter into a device slot, which must be free or hold this version already. @throws EngineError ADAPTER_* */
   loadAdapter(request: LoadAdapterRequest): Promise<AdapterInfo>
+  /** Brings an adapter that waits for a slot near the device. Faults show when it is loaded. */
+  prefetchAdapter(path: string): Promise<void>
   /** Frees a slot after its last request; new requests for it are refused at once. */
   unloadAdapter(slot: number): Promise<void>
   /** Checks an adapter against the base without taking a slot. */
@@ -234,6 +238,8 @@ export interface EngineOptions {
   readonly maxQueue: number
   readonly maxLoras: number
   readonly maxLoraRank: number
+  /** Of adapters kept in host memory as a GPU takes them; default 1 GiB. */
+  readonly adapterHostBytes?: number
   readonly prefixCache: boolean
   /** Hub cache in which a model id ("org/name") is looked up; absent = ~/.cache/huggingface/hub. */
   readonly hfCacheDir?: string

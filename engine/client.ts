@@ -153,6 +153,10 @@ export class RemoteEngine implements Engine, TrainingEngine {
     return info
   }
 
+  prefetchAdapter(path: string): Promise<void> {
+    return this.#call('prefetchAdapter', path)
+  }
+
   async unloadAdapter(slot: number): Promise<void> {
     this.#adapters.delete(slot)
     await this.#call('unloadAdapter', slot)

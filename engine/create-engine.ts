@@ -38,6 +38,7 @@ async function loadModel(options: EngineOptions, source: ModelSource, onProgress
       device: options.device, isa: options.isa, compute: options.compute, weights: options.weights, head: options.head,
       nThreads: options.nThreads, maxModelLen: options.maxModelLen, kvCacheBytes: options.kvCacheBytes,
       maxBatchTokens: options.maxBatchTokens, maxNumSeqs: options.maxNumSeqs, maxLoras: options.maxLoras, maxLoraRank: options.maxLoraRank,
+      adapterHostBytes: options.adapterHostBytes ?? 2 ** 30,
       cacheDir: options.dataDir === '' ? '' : join(options.dataDir, 'cache'),
     }, (phase, done, total) => onProgress({ phase, done, total }))
   } catch (error) {

@@ -121,6 +121,10 @@ export class LocalEngine implements Engine, TrainingEngine {
     return this.#adapters.load(request)
   }
 
+  async prefetchAdapter(path: string): Promise<void> {
+    await this.#parts.model.prefetchAdapter(path).catch(() => {})
+  }
+
   unloadAdapter(slot: number): Promise<void> {
     return this.#adapters.unload(slot)
   }

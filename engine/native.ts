@@ -28,6 +28,8 @@ export interface NativeModelOptions {
   readonly maxNumSeqs: number
   readonly maxLoras: number
   readonly maxLoraRank: number
+  /** Of adapters kept in host memory as the device takes them; default 1 GiB. Devices without memory of their own keep none. */
+  readonly adapterHostBytes?: number
   /** Where the NF4 form of a 16-bit or GGUF source is kept; "" = nowhere. */
   readonly cacheDir: string
 }
@@ -118,14 +120,21 @@ export interface NativeAdapterInfo {
   readonly bytes: number
   readonly nTensors: number
   readonly warnings: readonly string[]
+  /** Of a load: it lay in host memory as the device takes it. */
+  readonly fromImage?: boolean
 }
 
 export interface NativeModel {
   readonly info: NativeModelInfo
   /** Queues a step; steps run and resolve in order. The arrays are copied before the call returns. Throws on a malformed plan. */
   step(plan: NativeStepPlan): Promise<NativeStepResult>
-  /** Reads and checks the files beside running steps, then enters the slot between two of them. Rejects with ADAPTER_* codes. */
+  /**
+   * Reads and checks the files beside running steps, or finds the adapter in host memory; a GPU's copy runs beside steps too, else it enters
+   * the slot between two of them. Rejects with ADAPTER_* codes.
+   */
   loadAdapter(slot: number, path: string): Promise<NativeAdapterInfo>
+  /** Brings an adapter into host memory, from where loadAdapter only copies it. Does nothing where the device keeps none there. */
+  prefetchAdapter(path: string): Promise<void>
   unloadAdapter(slot: number): Promise<void>
   validateAdapter(path: string): Promise<NativeAdapterInfo>
   /** All logits of a prompt, [T, V] row-major, on fresh states: for goldens and scripts. adapter -1 = base. */
@@ -134,7 +143,7 @@ export interface NativeModel {
   hidden(tokenIds: Int32Array, layer: number, adapter: number): Promise<Float32Array>
   /** A trainer over this model's frozen base. Its work runs between steps; one trainer at a time. Rejects with OUT_OF_MEMORY before anything runs. */
   createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer>
-  /** Bytes by purpose: "weights", "embedding", "head", "kv", "adapters", "scratch". */
+  /** Bytes by purpose: "weights", "embedding", "head", "kv", "adapters", "scratch"; of a GPU also "adapter_images", in pinned host memory. */
   memory(): Readonly<Record<string, number>>
   close(): void
 }

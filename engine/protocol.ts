@@ -4,14 +4,15 @@ import type { EngineOptions, GenerateEvent, GenerateRequest, ModelInfo, Progress
 import { EngineError, type EngineErrorCode } from './errors.js'
 import type { TrainEvent, TrainRequest } from './train/types.js'
 
-export const PROTOCOL_VERSION = 2
+export const PROTOCOL_VERSION = 3
 
 /** Events of one request that may be on their way or unread; the reader grants more as it reads. */
 export const STREAM_CREDITS = 128
 /** How often the engine's process tells that its event loop turns, milliseconds. */
 export const BEAT_MS = 250
 
-export type RemoteMethod = 'tokenize' | 'detokenize' | 'loadAdapter' | 'unloadAdapter' | 'validateAdapter' | 'stats' | 'drain' | 'close'
+export type RemoteMethod =
+  'tokenize' | 'detokenize' | 'loadAdapter' | 'prefetchAdapter' | 'unloadAdapter' | 'validateAdapter' | 'stats' | 'drain' | 'close'
 
 export type ToEngine =
   | { readonly type: 'start'; readonly version: number; readonly options: EngineOptions }

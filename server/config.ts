@@ -40,7 +40,7 @@ export const SETTINGS = {
   adapterPin: list('NAME', 'Adapter that stays resident, loaded at the start. Repeatable.', (name) => name),
   adapterMiss: choice('wait', ['wait', 'error'], 'A request for an adapter that is not resident: wait for it, or 404.'),
   adapterWait: duration(10_000, 1, 'Longest wait for an adapter slot; then 429.'),
-  adapterHostBytes: bytes(2 ** 30, 0, 'Adapters kept verified in host memory.'),
+  adapterHostBytes: bytes(2 ** 30, 0, 'Adapters kept verified in host memory; on a GPU as much again in pinned memory.'),
   metricsAdapters: integer(32, 0, 1_000, 'Adapters named in /metrics: the most used; the rest count as "other".'),
 
   trainRoot: list('DIR', 'Folder that POST /admin/train may read data from. Repeatable.', (path) => path),
@@ -107,10 +107,10 @@ function complete(values: Values, hfCacheDir: string | undefined): ServerConfig 
 
 function engineOptions(values: Values, dataDir: string): EngineOptions {
   const { model, device, compute, weights, head, isa, threads: nThreads, maxModelLen, kvCacheBytes } = values
-  const { maxNumSeqs, maxBatchTokens, maxQueue, maxLoras, maxLoraRank, prefixCache } = values
+  const { maxNumSeqs, maxBatchTokens, maxQueue, maxLoras, maxLoraRank, adapterHostBytes, prefixCache } = values
   return {
     model, dataDir, device, compute, weights, head, isa, nThreads, maxModelLen, kvCacheBytes,
-    maxNumSeqs, maxBatchTokens, maxQueue, maxLoras, maxLoraRank, prefixCache,
+    maxNumSeqs, maxBatchTokens, maxQueue, maxLoras, maxLoraRank, adapterHostBytes, prefixCache,
   }
 }
 

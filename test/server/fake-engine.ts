@@ -148,6 +148,8 @@ export class FakeEngine implements Engine {
     return { rank: 8, bytes: 1_024, nTensors: 14, warnings: [] }
   }
 
+  async prefetchAdapter(): Promise<void> {}
+
   async unloadAdapter(): Promise<void> {}
 
   async validateAdapter(): Promise<AdapterInfo> {

@@ -35,6 +35,7 @@ export class FakeEngine {
   loads = 0
   readonly slots = new Map<number, { version: string; content: string; running: number }>()
   readonly faults: string[] = []
+  readonly prefetched: string[] = []
   readonly #unloading = new Set<number>()
   refuse: (content: string) => string | undefined = () => undefined
 
@@ -71,6 +72,10 @@ export class FakeEngine {
     this.slots.set(slot, { version, content, running: 0 })
     this.loads += 1
     return { rank: 8, bytes: content.length, nTensors: 1, warnings: [] }
+  }
+
+  async prefetchAdapter(path: string): Promise<void> {
+    this.prefetched.push(await readFile(join(path, 'adapter_model.safetensors'), 'utf8'))
   }
 
   async unloadAdapter(slot: number): Promise<void> {

@@ -51,6 +51,20 @@ t.test('the least recently used version gives way, and a pinned one never does',
   t.equal(registry.stats().busy, 1)
 })
 
+t.test('an adapter that waits for a slot is brought near the device meanwhile, one that gets a slot at once is not', async (t) => {
+  const engine = new FakeEngine(1)
+  const registry = await withAdapters(temporaryFolder(t), engine, ['a', 'b'], { drainAfterMs: 10_000 })
+  const a = await registry.resolve('a')
+  const b = registry.resolve('b')
+  while (engine.prefetched.length === 0) await sleep(1)
+  t.same(engine.prefetched, ['b'])
+  t.equal(engine.loads, 1)
+  a.release()
+  const lease = await b
+  t.equal(await engine.generate(lease.adapter!, 0), 'b')
+  t.same(engine.prefetched, ['b'])
+})
+
 t.test('whoever waits for a slot gets the next one, in order, and a request that gave up gets none', async (t) => {
   const engine = new FakeEngine(1)
   const registry = await withAdapters(temporaryFolder(t), engine, ['a', 'b', 'c', 'd'], { drainAfterMs: 10_000 })

@@ -323,6 +323,7 @@ export function engineSuite(t: Test, create: EngineFactory): void {
     await t.rejects(engine.loadAdapter({ slot: 3, version: 'v', path: 'bad one' }), { code: 'ADAPTER_INVALID' })
     await t.rejects(engine.loadAdapter({ slot: 4, version: 'v', path: 'x' }), { code: 'INVALID_REQUEST' })
     await t.rejects(engine.validateAdapter('bad'), { code: 'ADAPTER_INVALID' })
+    await t.resolves(engine.prefetchAdapter('bad one'), 'what is wrong with it shows when it is loaded')
     await t.rejects(ask(engine, { adapter: { slot: 0, version: 'v-adapter two' } }), { code: 'ADAPTER_NOT_FOUND' })
   })
 

@@ -94,6 +94,10 @@ export class FakeModel implements NativeModel {
     })
   }
 
+  async prefetchAdapter(path: string): Promise<void> {
+    checkAdapter(path)
+  }
+
   unloadAdapter(slot: number): Promise<void> {
     return this.#queue(() => {
       if (!this.#adapters.delete(slot)) throw new Error(`slot ${slot} holds no adapter`)

@@ -23,6 +23,7 @@ ModelOptions to_options(const Napi::Object& o) {
   out.max_loras = get_int(o, "maxLoras");
   out.max_lora_rank = get_int(o, "maxLoraRank");
   out.cache_dir = get_string(o, "cacheDir");
+  if (o.Has("adapterHostBytes")) out.adapter_host_bytes = uint64_t(std::max(0.0, get_number(o, "adapterHostBytes")));
   if (out.max_batch_tokens < 1 || out.max_num_seqs < 1 || out.max_loras < 0 || out.max_lora_rank < 0)
     throw js_error(o.Env(), "INVALID_REQUEST", "maxBatchTokens and maxNumSeqs must be positive, maxLoras and maxLoraRank not negative");
   return out;
@@ -76,7 +77,7 @@ StepPlan to_plan(const Napi::Object& o) {
   return p;
 }
 
-Napi::Value adapter_info(Napi::Env env, int rank, double bytes, int n_tensors, const std::vector<std::string>& warnings) {
+Napi::Object adapter_info(Napi::Env env, int rank, double bytes, int n_tensors, const std::vector<std::string>& warnings) {
   Napi::Object info = Napi::Object::New(env);
   info.Set("rank", rank);
   info.Set("bytes", bytes);
@@ -96,6 +97,7 @@ void ModelBinding::define(Napi::Env env) {
                                              {InstanceAccessor<&ModelBinding::get_info>("info"),
                                               InstanceMethod<&ModelBinding::step>("step"),
                                               InstanceMethod<&ModelBinding::load_adapter>("loadAdapter"),
+                                              InstanceMethod<&ModelBinding::prefetch_adapter>("prefetchAdapter"),
                                               InstanceMethod<&ModelBinding::unload_adapter>("unloadAdapter"),
                                               InstanceMethod<&ModelBinding::validate_adapter>("validateAdapter"),
                                               InstanceMethod<&ModelBinding::logits>("logits"),
@@ -112,6 +114,7 @@ ModelBinding::~ModelBinding() { close_threads(); }
 void ModelBinding::close_threads() {
   if (trainer_ && !trainer_->ended) trainer_->close();
   if (reader_) reader_->close();
+  if (copier_) copier_->close();
   if (thread_) thread_->close();
 }
 
@@ -140,6 +143,7 @@ Napi::Value ModelBinding::load(const Napi::CallbackInfo& info) {
       ModelBinding* binding = Unwrap(object);
       binding->thread_ = thread;
       binding->reader_ = std::make_shared<DeviceThread>(env);
+      binding->copier_ = std::make_shared<DeviceThread>(env);
       binding->model_ = model;
       return object;
     };
@@ -203,16 +207,36 @@ Napi::Value ModelBinding::load_adapter(const Napi::CallbackInfo& info) {
   if (info.Length() < 2 || !info[0].IsNumber() || !info[1].IsString()) throw js_error(env, "INVALID_REQUEST", "loadAdapter(slot, path)");
   const int slot = info[0].As<Napi::Number>().Int32Value();
   if (!model_) throw js_error(env, "ENGINE_UNAVAILABLE", "the model is closed");
-  return reader_->run(env, [model = model_, device = thread_, slot, path = info[1].As<Napi::String>().Utf8Value()]() -> DeviceThread::Settle {
-    const AdapterFile file = model->read_adapter_file(path);
+  std::string path = info[1].As<Napi::String>().Utf8Value();
+  // What is in host memory does not wait behind files that are being read.
+  DeviceThread& thread = model_->host_adapters().has(path) ? *copier_ : *reader_;
+  return thread.run(env, [model = model_, device = thread_, slot, path = std::move(path)]() -> DeviceThread::Settle {
+    std::shared_ptr<const HostAdapter> adapter = model->host_adapters().find(path);
+    const bool from_image = adapter != nullptr;
+    if (!from_image) adapter = model->prepare_adapter(path);
     double bytes = 0;
-    device->run_and_wait([&] {
-      model->load_adapter(slot, file);
+    const auto load = [&] {
+      model->load_adapter(slot, *adapter);
       bytes = double(model->adapter(slot)->bytes);
-    });
-    return [rank = file.max_rank, bytes, n = file.n_tensors, warnings = file.warnings](Napi::Env env) {
-      return adapter_info(env, rank, bytes, n, warnings);
     };
+    if (adapter->is_image()) load();
+    else device->run_and_wait(load);
+    const AdapterFile& file = adapter->file;
+    return [rank = file.max_rank, bytes, n = file.n_tensors, warnings = file.warnings, from_image](Napi::Env env) {
+      Napi::Object info = adapter_info(env, rank, bytes, n, warnings);
+      info.Set("fromImage", from_image);
+      return info;
+    };
+  });
+}
+
+Napi::Value ModelBinding::prefetch_adapter(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  if (info.Length() < 1 || !info[0].IsString()) throw js_error(env, "INVALID_REQUEST", "prefetchAdapter(path)");
+  if (!model_) throw js_error(env, "ENGINE_UNAVAILABLE", "the model is closed");
+  return reader_->run(env, [model = model_, path = info[0].As<Napi::String>().Utf8Value()]() -> DeviceThread::Settle {
+    if (model->keeps_host_adapters()) model->prepare_adapter(path);
+    return [](Napi::Env env) { return env.Undefined(); };
   });
 }
 

@@ -23,6 +23,7 @@ class ModelBinding : public Napi::ObjectWrap<ModelBinding> {
   Napi::Value get_info(const Napi::CallbackInfo& info);
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value load_adapter(const Napi::CallbackInfo& info);
+  Napi::Value prefetch_adapter(const Napi::CallbackInfo& info);
   Napi::Value unload_adapter(const Napi::CallbackInfo& info);
   Napi::Value validate_adapter(const Napi::CallbackInfo& info);
   Napi::Value logits(const Napi::CallbackInfo& info);
@@ -36,6 +37,7 @@ class ModelBinding : public Napi::ObjectWrap<ModelBinding> {
 
   std::shared_ptr<DeviceThread> thread_;
   std::shared_ptr<DeviceThread> reader_;  // adapter files are read and checked here, so that steps go on meanwhile
+  std::shared_ptr<DeviceThread> copier_;  // adapters that are in host memory already go to the device from here
   std::shared_ptr<Model> model_;
   std::shared_ptr<TrainerSession> trainer_;  // the last one made
 };
