@@ -14,7 +14,8 @@ import { createLocalEngine } from '../engine/create-engine.js'
 import { shapeOf, writeRandomAdapter } from '../adapters/random-adapter.js'
 import { fixed, formatTable, percentile } from '../server/bench/statistics.js'
 
-const USAGE = `usage: npm run bench-adapters -- --model PATH [--clients 8] [--rank 16] [--slots 16] [--adapters 64] [--seconds 6] [--threads 0]
+const USAGE = `usage: npm run bench-adapters -- --model PATH [--clients 8] [--rank 16] [--slots 16] [--adapters 64] [--seconds 6]
+         [--threads 0] [--device auto]
   --clients   requests at once    --slots    device slots    --adapters  how many are stored
   --seconds   of each load        --cache-dir DIR  keeps the NF4 form of the model between runs`
 
@@ -22,6 +23,7 @@ const PROMPT_TOKENS = 32
 const OUTPUT_TOKENS = 64
 const N_SWAPS = 8
 const N_ROUNDS = 2
+const HOST_BYTES = 2 ** 32
 
 type Pick = (client: number, round: number) => string
 
@@ -103,7 +105,7 @@ async function main(): Promise<void> {
       model: { type: 'string' }, clients: { type: 'string', default: '8' }, rank: { type: 'string', default: '16' },
         slots: { type: 'string', default: '16' },
       adapters: { type: 'string', default: '64' }, seconds: { type: 'string', default: '6' }, threads: { type: 'string', default: '0' },
-      'cache-dir': { type: 'string', default: '' }, help: { type: 'boolean' },
+      device: { type: 'string', default: 'auto' }, 'cache-dir': { type: 'string', default: '' }, help: { type: 'boolean' },
     },
   })
   if (values.help || values.model === undefined) return console.log(USAGE)
@@ -112,14 +114,14 @@ async function main(): Promise<void> {
     [number, number, number, number, number, number]
   const folder = await mkdtemp(join(tmpdir(), 'lorikeet-bench-'))
   const engine = await createLocalEngine({
-    model: values.model, dataDir: values['cache-dir'] || folder, device: 'auto', compute: 'auto', weights: 'nf4', head: 'auto', isa: 'auto',
-      nThreads,
+    model: values.model, dataDir: values['cache-dir'] || folder, device: values.device, compute: 'auto', weights: 'nf4', head: 'auto',
+    isa: 'auto', nThreads,
     maxModelLen: 2_048, kvCacheBytes: 0, maxNumSeqs: Math.max(16, nClients), maxBatchTokens: 512, maxQueue: 1_024, maxLoras: nSlots,
-    maxLoraRank: Math.max(8, rank), prefixCache: false,
+    maxLoraRank: Math.max(8, rank), adapterHostBytes: HOST_BYTES, prefixCache: false,
   })
   try {
     const store = await AdapterStore.open(join(folder, 'adapters'))
-    const registry = new AdapterRegistry({ engine, store, baseNames: ['base'], hostBytes: 2 ** 32, waitMs: 60_000, allowedRoots: [] })
+    const registry = new AdapterRegistry({ engine, store, baseNames: ['base'], hostBytes: HOST_BYTES, waitMs: 60_000, allowedRoots: [] })
     const { name, device, compute, head } = engine.info
     console.log(`${name} on ${device}, ${compute}, head ${head}; ${nClients} clients, ${nSlots} slots`)
     console.log(`adapters of rank ${rank} on every linear layer\n`)
@@ -128,6 +130,7 @@ async function main(): Promise<void> {
     const baseAlone = await bench.decode('base')       // before any adapter is there
     await publishAll(registry, folder, { nAdapters, rank, hiddenSize: engine.info.hiddenSize })
     await swaps(bench, registry, nSlots, nAdapters)
+    await swapsBesideStream(bench, nSlots, nAdapters)
     await costOfOne(bench, baseAlone)
     await loads(bench, { nClients, nAdapters, seconds })
   } finally {
@@ -204,6 +207,25 @@ async function swaps(bench: Bench, registry: AdapterRegistry, nSlots: number, nA
   for (const name of names.slice(0, N_SWAPS)) fromHost.push(await bench.swapIn(name))
   const row = (label: string, times: number[]) => [label, String(times.length), fixed(percentile(times, 0.5)), fixed(Math.max(...times))]
   printTable(['swap-in', 'n', 'median ms', 'worst ms'], [row('from disk', fromDisk), row('from host memory', fromHost)])
+}
+
+/** What a stream of the base notices of adapters that come and go all the time. */
+async function swapsBesideStream(bench: Bench, nSlots: number, nAdapters: number): Promise<void> {
+  if (nAdapters <= nSlots) return
+  const alone = gapsOf(await bench.request('base', 4 * OUTPUT_TOKENS))
+  let isOver = false
+  const stream = bench.request('base', 4 * OUTPUT_TOKENS).finally(() => { isOver = true })
+  const swapMs: number[] = []
+  for (let i = 0; !isOver; i++) swapMs.push(await bench.swapIn(adapterName(i % nAdapters)))   // the least recently used leaves: never there
+  const row = (label: string, times: readonly number[]) =>
+    [label, String(times.length), fixed(percentile(times, 0.5)), fixed(percentile(times, 0.99)), fixed(Math.max(...times))]
+  printTable(['one stream of the base', 'n', 'median ms', 'p99', 'worst'], [
+    row('between tokens, alone', alone), row('between tokens, beside swaps', gapsOf(await stream)), row('swap-in beside it', swapMs),
+  ])
+}
+
+function gapsOf(times: readonly number[]): number[] {
+  return times.slice(1).map((time, i) => time - times[i]!)
 }
 
 /** By posix_fadvise, which dd can call; without it "from disk" is from the page cache, unverified. */
