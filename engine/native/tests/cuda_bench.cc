@@ -1,6 +1,7 @@
 // Every operation of a Gemma 3 shape on CUDA: microseconds, GB/s, TFLOP/s and the share of the limit, which is the larger of the bytes over
 // the card's copy rate and the operations over cuBLASLt's best, both measured first. Operands lie in DRAM, not in the second-level cache.
-// Usage: cuda_bench [--model gemma-3-1b] [--only linear,lora,attention,elementwise,head,sample,adapter,step]
+// Moving adapters is cuda_adapter_bench's.
+// Usage: cuda_bench [--model gemma-3-1b] [--only linear,lora,attention,elementwise,head,sample,step]
 #include <cstdio>
 
 #include "arguments.h"
@@ -53,8 +54,7 @@ struct Step {
 class Bench {
  public:
   Bench(Backend& gpu, Gemma3Config config) : gpu_(gpu), c_(std::move(config)), timer_(gpu), ceilings_(gpu, timer_) {
-    std::printf("copy %.2f TB/s, cuBLASLt bf16 %.0f TFLOP/s, upload from pinned memory %.1f GB/s\n", ceilings_.bytes / 1e12,
-                ceilings_.flops / 1e12, ceilings_.upload_bytes / 1e9);
+    std::printf("copy %.2f TB/s, cuBLASLt bf16 %.0f TFLOP/s\n", ceilings_.bytes / 1e12, ceilings_.flops / 1e12);
   }
 
   void linear() {
@@ -123,30 +123,13 @@ class Bench {
       }
   }
 
-  /// An adapter of r=16 on every linear layer, from host memory.
-  void adapter() {
-    constexpr int kRank = 16;
-    std::vector<std::pair<std::vector<bf16>, std::vector<bf16>>> pairs;
-    for (int m = 0; m < kModules; m++)
-      pairs.emplace_back(noise(size_t(kRank * module_cols(c_, Module(m)))), noise(size_t(kRank * module_rows(c_, Module(m)))));
-    double bytes = 0;
-    for (const auto& [a, b] : pairs) bytes += double(a.size() + b.size()) * 2 * c_.n_layers;
-    const double us = timer_.host(5, [&] {
-      std::vector<std::unique_ptr<LoraWeights>> kept;
-      for (int layer = 0; layer < c_.n_layers; layer++)
-        for (int m = 0; m < kModules; m++)
-          kept.push_back(gpu_.make_lora(as_host(pairs[size_t(m)].first, kRank, module_cols(c_, Module(m))),
-                                        as_host(pairs[size_t(m)].second, module_rows(c_, Module(m)), kRank), 1, {}));
-    });
-    std::printf("%-44s %10.2f %10.3f %8.1f GB/s: %.1f %% of the upload rate\n", "adapter of r=16, make_lora of every module", us,
-                bytes / 1e6, bytes / us / 1e3, 100 * bytes / us * 1e6 / ceilings_.upload_bytes);
-  }
-
   /// Whole steps of decode as the engine runs them, against what they must read: weights and head once, keys and values.
   void step() {
     constexpr int kPrompt = 128, kSteps = 64;
     ModelOptions options{.path = "random:" + c_.name, .device = "cuda", .head = "bf16"};
     options.max_batch_tokens = 64 * kPrompt;
+    constexpr int kBlocks = (kPrompt + kSteps) / kBlockTokens + 1;
+    options.kv_cache_bytes = uint64_t(2 * 64) * kBlocks * kBlockTokens * c_.kv_dim() * 4 * c_.n_layers;  // sliding layers get half of it
     const auto model = Model::load(options, {});
     double n_weights = 0;
     for (const Site& site : sites()) n_weights += double(site.n_out() * site.n_in) * c_.n_layers;
@@ -154,7 +137,7 @@ class Bench {
     for (int n : {1, 8, 64}) {
       std::vector<double> us;
       for (int step = 0; step <= kSteps; step++) {
-        StepPlanner planner((kPrompt + kSteps) / kBlockTokens + 1);
+        StepPlanner planner(kBlocks);
         for (int s = 0; s < n; s++) {
           if (step == 0) planner.start(s, -1);
           if (step == 0)
@@ -162,6 +145,7 @@ class Bench {
           else
             planner.add(s, {-1}, kPrompt + step - 1);
         }
+        model->check(planner.plan());
         const auto start = std::chrono::steady_clock::now();
         model->step(planner.plan());
         us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
@@ -352,9 +336,13 @@ void run(const std::string& model, const std::string& only) {
   std::printf("%s on %s\n", model.c_str(), cuda_devices()[0].c_str());
   Bench bench(*gpu, config_by_name(model));
   print_titles();
-  const std::pair<const char*, void (Bench::*)()> groups[] = {
-      {"linear", &Bench::linear}, {"lora", &Bench::lora},     {"attention", &Bench::attention}, {"elementwise", &Bench::elementwise},
-      {"head", &Bench::head},     {"sample", &Bench::sample}, {"adapter", &Bench::adapter},     {"step", &Bench::step}};
+  const std::pair<const char*, void (Bench::*)()> groups[] = {{"linear", &Bench::linear},
+                                                              {"lora", &Bench::lora},
+                                                              {"attention", &Bench::attention},
+                                                              {"elementwise", &Bench::elementwise},
+                                                              {"head", &Bench::head},
+                                                              {"sample", &Bench::sample},
+                                                              {"step", &Bench::step}};
   for (const auto& [name, measure] : groups)
     if (only.empty() || ("," + only + ",").find("," + std::string(name) + ",") != std::string::npos) (bench.*measure)();
 }

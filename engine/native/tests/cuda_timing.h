@@ -122,10 +122,9 @@ class Timer {
   int64_t cache_bytes_ = 0;
 };
 
-/// What the card does at most, measured: bytes of a large copy, read and written; bf16 products of [8192, 8192] by cuBLASLt; bytes from
-/// pinned host memory. All a second.
+/// What the card does at most in a second, measured: bytes of a large copy, read and written; bf16 products of [8192, 8192] by cuBLASLt.
 struct Ceilings {
-  double bytes, flops, upload_bytes;
+  double bytes, flops;
 
   Ceilings(Backend& gpu, const Timer& timer) {
     const size_t size = size_t(1) << 30;
@@ -137,12 +136,6 @@ struct Ceilings {
           cuda::check(cudaMemcpyAsync(to.data(), from.data(), size, cudaMemcpyDeviceToDevice, timer.stream()), "copy");
       }) / kCopies;
       bytes = 2 * double(size) / us * 1e6;
-      void* pinned = nullptr;
-      cuda::check(cudaMallocHost(&pinned, size / 4), "pinned memory");
-      const double up = timer.host(
-          5, [&] { cuda::check(cudaMemcpyAsync(to.data(), pinned, size / 4, cudaMemcpyHostToDevice, timer.stream()), "upload"); });
-      cudaFreeHost(pinned);
-      upload_bytes = double(size / 4) / up * 1e6;
     }
     const int64_t n = 8192;
     const std::vector<bf16> values = noise(size_t(n * n));
