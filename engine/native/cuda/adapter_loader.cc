@@ -1,19 +1,11 @@
 #include "adapter_loader.h"
 
-#include "../cpu/allocate.h"
 #include "ops.h"
+#include "pinned_memory.h"
 #include "weights.h"
 
 namespace lorikeet::cuda {
 namespace {
-
-/// Pinned; where the system does not allow that, plain memory, from which copies are slower.
-Buffer allocate_pinned(size_t bytes) {
-  void* data = nullptr;
-  if (cudaMallocHost(&data, bytes) == cudaSuccess) return Buffer(data, bytes, [](void* p, size_t) { cudaFreeHost(p); });
-  cudaGetLastError();
-  return lorikeet::allocate(bytes);
-}
 
 struct AdapterImageCuda : AdapterImage {
   AdapterLayout layout;
@@ -45,6 +37,11 @@ void place_parts(const AdapterLayout& layout, const char* device, DeviceAdapter&
   if (layout.head_lora) out.head_lora = lora_at(*layout.head_lora, device);
   if (layout.embed_rows) out.embed_rows = rows_at(*layout.embed_rows, device);
   if (layout.head_rows) out.head_rows = rows_at(*layout.head_rows, device);
+}
+
+void copy_pieces(char* to, const char* from, size_t bytes, cudaStream_t stream) {
+  for (size_t at = 0; at < bytes; at += kPinnedPiece)
+    check(cudaMemcpyAsync(to + at, from + at, std::min(kPinnedPiece, bytes - at), cudaMemcpyHostToDevice, stream), "copy of an adapter");
 }
 
 /// DevicePair [layers][modules].
@@ -136,7 +133,7 @@ void AdapterLoader::load(const AdapterImage& image, DeviceAdapter& out) {
     index->rows = reinterpret_cast<const nv_bf16*>(arena->data() + rows->rows);
   }
   check(cudaStreamWaitEvent(stream_, memory_->released, 0), "copy of an adapter");
-  check(cudaMemcpyAsync(arena->data(), from.data(), layout.bytes, cudaMemcpyHostToDevice, stream_), "copy of an adapter");
+  copy_pieces(arena->data(), from.data(), layout.bytes, stream_);
   check(cudaMemcpyAsync(table, pairs.data(), table_bytes, cudaMemcpyHostToDevice, stream_), "copy of an adapter");
   check(cudaEventRecord(arrived_, stream_), "copy of an adapter");
   check(cudaEventSynchronize(arrived_), "copy of an adapter");

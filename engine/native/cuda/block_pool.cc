@@ -5,7 +5,7 @@
 namespace lorikeet::cuda {
 namespace {
 
-constexpr size_t kGranularity = 256 << 10;  // sizes that differ by less share a block
+constexpr size_t kGranularity = 2 << 20;  // sizes that differ by less share a block
 
 }  // namespace
 

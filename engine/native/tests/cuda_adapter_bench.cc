@@ -13,6 +13,8 @@
 #include "random_adapter.h"
 #include "step_plan.h"
 #if defined(LORIKEET_CUDA_BUILT)
+#include <cuda_runtime.h>
+
 #include "../cuda/adapter_layout.h"
 #endif
 
@@ -34,7 +36,7 @@ struct Times {
 };
 
 void print(const char* what, const Times& times, uint64_t bytes = 0) {
-  std::printf("%-46s n %4zu  median %7.3f ms  p99 %7.3f  worst %7.3f", what, times.ms.size(), times.quantile(0.5), times.quantile(0.99),
+  std::printf("%-50s n %4zu  median %7.3f ms  p99 %7.3f  worst %7.3f", what, times.ms.size(), times.quantile(0.5), times.quantile(0.99),
               times.worst());
   if (bytes) std::printf("  %6.1f GB/s", double(bytes) / times.quantile(0.5) / 1e6);
   std::printf("\n");
@@ -158,27 +160,66 @@ void alone(Model& model, const std::vector<std::string>& dirs, int n_swaps) {
   print("from host memory, nothing running", warm.whole, image->image ? image->image->bytes : 0);
 }
 
+void sleep_ms(int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); }
+
+/// n loads of `dirs` in turn into slot 1, each left again; `before` is called with each folder.
+void swap_beside(Streams& streams, Model& model, const char* what, const std::vector<std::string>& dirs, int n,
+                 const std::function<void(const std::string&)>& before = {}) {
+  Loads loads;
+  streams.take_steps();
+  for (int i = 0; i < n; i++) {
+    const std::string& dir = dirs[size_t(i) % dirs.size()];
+    if (before) before(dir);
+    load(model, 1, dir, loads);
+    sleep_ms(5);
+    streams.between_steps([&] { model.unload_adapter(1); });
+  }
+  print((std::string("  swap-in ") + what).c_str(), loads.whole);
+  print("    steps meanwhile", streams.take_steps());
+}
+
+/// The same files under names that no image has: new pinned memory for each.
+std::vector<std::string> more_names(const std::vector<std::string>& dirs, const std::string& suffix) {
+  std::vector<std::string> names;
+  for (const std::string& dir : dirs) {
+    names.push_back(dir + suffix);
+    std::filesystem::create_directory_symlink(dir, names.back());
+  }
+  return names;
+}
+
+#if defined(LORIKEET_CUDA_BUILT)
+/// What steps would notice of pinning an adapter's memory by one call.
+void pin_at_once(Streams& streams, size_t bytes) {
+  Times times;
+  streams.take_steps();
+  for (int i = 0; i < 5; i++) {
+    void* data = nullptr;
+    const double begin = now_ms();
+    cudaMallocHost(&data, bytes);
+    times.ms.push_back(now_ms() - begin);
+    sleep_ms(5);
+    cudaFreeHost(data);
+  }
+  print("  for comparison: memory pinned by one call", times);
+  print("    steps meanwhile", streams.take_steps());
+}
+#endif
+
 void beside_streams(Model& model, const std::vector<std::string>& dirs, int n_swaps, int n_sequences) {
   std::printf("beside %d streams\n", n_sequences);
   Streams streams(model, n_sequences, 0);
-  const auto sleep = [](int ms) { std::this_thread::sleep_for(std::chrono::milliseconds(ms)); };
-  sleep(500);
+  sleep_ms(500);
   streams.take_steps();
-  sleep(1000);
-  print("  steps without swaps", streams.take_steps());
-  for (const bool cold : {false, true}) {
-    Loads loads;
-    const int n = cold ? std::min(n_swaps, int(dirs.size()) * 2) : n_swaps;
-    for (int i = 0; i < n; i++) {
-      const std::string& dir = dirs[size_t(i) % dirs.size()];
-      if (cold) touch(dir);
-      load(model, 1, dir, loads);
-      sleep(5);
-      streams.between_steps([&] { model.unload_adapter(1); });
-    }
-    print(cold ? "  swap-in from files" : "  swap-in from host memory", loads.whole);
-    print(cold ? "  steps meanwhile" : "  steps during the swaps", streams.take_steps());
-  }
+  sleep_ms(1000);
+  print("    steps without swaps", streams.take_steps());
+  swap_beside(streams, model, "from host memory", dirs, n_swaps);
+  swap_beside(streams, model, "from files", dirs, int(dirs.size()), touch);
+  const std::vector<std::string> fresh = more_names(dirs, "-beside-" + std::to_string(n_sequences));
+  swap_beside(streams, model, "from files, into memory newly pinned", fresh, int(fresh.size()));
+#if defined(LORIKEET_CUDA_BUILT)
+  pin_at_once(streams, model.prepare_adapter(dirs[0])->image->bytes);
+#endif
 }
 
 }  // namespace

@@ -156,20 +156,20 @@ Buffer counted(size_t bytes) {
 }
 
 void test_block_pool() {
-  constexpr size_t kMiB = 1 << 20;
+  constexpr size_t kUnit = 2 << 20;
   {
     cuda::BlockPool pool(counted);
-    Buffer small = pool.take(kMiB), large = pool.take(8 * kMiB);
+    Buffer small = pool.take(kUnit), large = pool.take(8 * kUnit);
     const void *at_small = small.data(), *at_large = large.data();
     pool.give_back(std::move(large));
     pool.give_back(std::move(small));
-    check(pool.idle_bytes() == 9 * kMiB, "what is given back is kept");
-    small = pool.take(kMiB - 1);
+    check(pool.idle_bytes() == 9 * kUnit, "what is given back is kept");
+    small = pool.take(kUnit - 1);
     check(small.data() == at_small && n_allocated == 2, "the smallest block that suffices is handed out again");
-    large = pool.take(2 * kMiB);
+    large = pool.take(2 * kUnit);
     check(large.data() == at_large && n_allocated == 2, "a larger one rather than a new one");
     pool.give_back(std::move(small));
-    large = pool.take(9 * kMiB);
+    large = pool.take(9 * kUnit);
     check(n_allocated == 3 && n_freed == 2, "idle blocks that do not suffice are freed before a new one is made");
     check(pool.take(0).bytes() > 0, "nothing has a place too");
   }
