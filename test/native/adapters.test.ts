@@ -179,6 +179,31 @@ t.test('the base\'s embedding that PEFT saves beside LoRA on it takes no memory,
   }
 })
 
+t.test('an adapter that was prefetched, or evicted before, answers as one read from its files', { skip }, async (t) => {
+  const { engine, registry } = await open(t, { maxLoras: 1 })
+  const [{ path }, other] = [await publish(registry, 'plain-r16'), await publish(registry, 'dora-r4')]
+  const prompt = golden('plain-r16', 'p9.input_ids')
+  const first = await engine.loadAdapter({ slot: 0, version: 'first', path })
+  t.equal(first.fromImage, false)
+  const ask = async () => {
+    const events: GenerateEvent[] = []
+    const request = { id: `request-${nRequests++}`, prompt: { tokenIds: prompt }, adapter: { slot: 0, version: 'first' }, maxTokens: N_GREEDY,
+      ignoreEos: true, sampling: { temperature: 0 }, logprobs: N_TOP }
+    for await (const event of engine.generate(request)) events.push(event)
+    return saidIn(events)
+  }
+  const said = await ask()
+  await engine.unloadAdapter(0)
+  await engine.prefetchAdapter(other.path)
+  await engine.prefetchAdapter(join(path, 'nowhere'))
+  t.match(await engine.loadAdapter({ slot: 0, version: 'other', path: other.path }), { fromImage: isCuda })
+  await engine.unloadAdapter(0)
+  t.same(await engine.loadAdapter({ slot: 0, version: 'first', path }), { ...first, fromImage: isCuda })
+  t.same(await ask(), said)
+  const { memory } = await engine.stats()
+  t.equal('adapter_images' in memory, isCuda)
+})
+
 t.test('a slot can be filled and emptied hundreds of times without growing memory', { skip }, async (t) => {
   const { engine, registry } = await open(t, { maxLoras: 1 })
   for (const name of ['plain-r16', 'rslora-qv-r8']) await publish(registry, name)

@@ -81,7 +81,6 @@ class AdapterLoader::Arena {
   Arena& operator=(const Arena&) = delete;
 
   char* data() const { return static_cast<char*>(block_.data()); }
-  size_t bytes() const { return block_.bytes(); }
   bool read_by_steps = false;
 
  private:
@@ -139,10 +138,10 @@ void AdapterLoader::load(const AdapterImage& image, DeviceAdapter& out) {
   check(cudaEventSynchronize(arrived_), "copy of an adapter");
 
   arena->read_by_steps = true;
-  index->bytes = arena->bytes();
+  index->bytes = layout.bytes + table_bytes;  // what the arena has beyond that serves larger ones later
   index->memory = arena;
   out.index = std::move(index);
-  out.bytes += arena->bytes();
+  out.bytes += layout.bytes + table_bytes;
 }
 
 ImageView view(const AdapterImage& image) {
