@@ -25,6 +25,8 @@ namespace {
 
 double now_ms() { return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
+constexpr int kMostSequences = 64, kPrompt = 32;
+
 struct Times {
   std::vector<double> ms;
   double quantile(double q) const {
@@ -91,7 +93,7 @@ class Streams {
   }
 
  private:
-  static constexpr int kPrompt = 128, kLength = 512;
+  static constexpr int kLength = 512;
 
   void loop() {
     const int vocab = model_.info().vocab_size, per = kLength / kBlockTokens + 1;
@@ -105,6 +107,7 @@ class Streams {
           planner.add(s, {-1}, position);
       }
       const double begin = last_end_ > 0 && !begins ? last_end_ : now_ms();
+      if (begins) model_.check(planner.plan());
       model_.step(planner.plan());
       position = begins ? kPrompt : position + 1;
       const std::lock_guard lock(mutex_);
@@ -230,8 +233,12 @@ int main(int argc, char** argv) {
     const Arguments args(argc, argv,
                          {{"path", "random:gemma-3-1b"}, {"rank", "16"}, {"adapters", "8"}, {"swaps", "50"}, {"sequences", "1,8"}});
     if (!cuda_built()) return std::printf("built without CUDA\n"), 0;
-    ModelOptions o{
-        .path = args.text("path"), .device = cuda_devices().empty() ? "cpu" : "cuda", .head = "bf16", .max_num_seqs = 64, .max_loras = 4};
+    ModelOptions o{.path = args.text("path"),
+                   .device = cuda_devices().empty() ? "cpu" : "cuda",
+                   .head = "bf16",
+                   .max_batch_tokens = kMostSequences * kPrompt,
+                   .max_num_seqs = kMostSequences,
+                   .max_loras = 4};
     const auto model = Model::load(o, {});
     std::printf("%s on %s, rank %d on every linear layer\n", model->info().name.c_str(), model->info().device.c_str(), args.number("rank"));
     const Scratch scratch;
