@@ -146,6 +146,23 @@ t.test('stop strings cut the text that the same request gives without them', asy
   }
 })
 
+t.test('a bias forces or bars a token, stop ids end an answer, and neither an end nor a stop comes before min_tokens', async (t) => {
+  const engine = await open(t)
+  const request = { ...question(0), maxTokens: 8, ignoreEos: true, sampling: { temperature: 0 } }
+  const tokensOf = async (fields: Partial<GenerateRequest>) => (await ask(engine, { ...request, ...fields })).choices[0]!
+  const [first] = (await tokensOf({})).tokenIds
+  t.same((await tokensOf({ sampling: { temperature: 1, topK: 0, topP: 1, seed: 3, logitBias: [[77, 100]] } })).tokenIds, Array(8).fill(77))
+  t.notOk((await tokensOf({ sampling: { temperature: 0, logitBias: [[first!, -100]] } })).tokenIds.includes(first!))
+  const stopped = await tokensOf({ stopTokenIds: [first!] })
+  t.match(stopped.finished, { reason: 'stop', stopReason: first })
+  const later = await tokensOf({ stopTokenIds: [first!], minTokens: 4 })
+  t.ok(later.tokenIds.length >= 4 && !later.tokenIds.slice(0, 4).includes(first!), later.tokenIds.join())
+  const ending = engine.info.stopTokenIds[0]!
+  const wantsToEnd = { ignoreEos: false, sampling: { temperature: 0, logitBias: [[ending, 100]] as const } }
+  t.match((await tokensOf(wantsToEnd)).finished, { reason: 'stop', completionTokens: 1 })
+  t.equal((await tokensOf({ ...wantsToEnd, minTokens: 5 })).finished.completionTokens, 6)
+})
+
 t.test('the longest prompt that fits is answered, one more is refused', async (t) => {
   const engine = await open(t, { maxModelLen: 300 })
   const tokenIds = (n: number) => Array.from({ length: n }, (_, i) => 10 + (i * 37) % 1000)
