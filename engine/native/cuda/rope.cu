@@ -12,7 +12,7 @@ constexpr int kWarps = 8;
 __global__ void rope_table_kernel(float* table, int64_t stride, const int32_t* positions, int half, float theta, float scaling) {
   const int i = threadIdx.x;
   if (i >= half) return;
-  // In double, as the CPU has it: an angle of 32,768 radians has few bits left in float.
+  // In double: an angle of 32,768 radians has few bits left in float, in which the CPU computes it as transformers does.
   const double angle = double(positions[blockIdx.x]) / scaling * pow(double(theta), -double(i) / half);
   table[blockIdx.x * stride + i] = float(cos(angle));
   table[blockIdx.x * stride + half + i] = float(sin(angle));
