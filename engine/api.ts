@@ -173,10 +173,28 @@ export interface EngineStats {
   readonly generationTokens: number
   readonly nanRows: number
   readonly steps: number
-  /** Tokens per step, last 1,024 steps: for the iteration histogram; drained by each call of stats(). */
+  /** Tokens per step, of 4,096 steps at most: for the iteration histogram; drained by each call of stats(). */
   readonly stepTokens: readonly number[]
+  /** The same steps' time, of the host. */
+  readonly stepSeconds: ReadonlyArray<readonly [phase: StepPhase, seconds: number]>
   readonly memory: Readonly<Record<string, number>>   // bytes by purpose
+  readonly device: DeviceStats
   readonly lastStepAtMs: number                       // age of the last finished step, ms
+}
+
+/** Rows of a step: several tokens each, one token each, or some of both. */
+export type StepPhase = 'prefill' | 'decode' | 'mixed'
+export type StepPart = 'upload' | 'layers' | 'head' | 'sample'
+
+/** What the device tells of itself; counters grow from the engine's start. */
+export interface DeviceStats {
+  /** Bytes of the whole device, and free of them; 0 on the CPU. */
+  readonly totalBytes: number
+  readonly freeBytes: number
+  /** Decode steps by a captured graph, by one captured just then, and kernel by kernel; 0 on the CPU. */
+  readonly graphs: { readonly hit: number; readonly capture: number; readonly plain: number }
+  /** Where time went on the device, over those steps that were measured. */
+  readonly stepTimes: Readonly<Record<StepPhase, { readonly steps: number; readonly seconds: Readonly<Record<StepPart, number>> }>>
 }
 
 export type EngineState = 'starting' | 'ready' | 'restarting' | 'failed' | 'closed'
@@ -233,6 +251,10 @@ export interface EngineOptions {
   readonly nThreads: number               // 0 = physical cores
   readonly maxModelLen: number            // 0 = the model's, bounded by the KV pools
   readonly kvCacheBytes: number           // 0 = automatic
+  /** Share of a GPU's memory for weights, adapters, steps and KV cache, (0, 1]; absent = a KV cache of 1 GiB at most, as on the CPU. */
+  readonly gpuMemoryUtilization?: number
+  /** Ranges for NVIDIA's profilers; needs --device cuda. */
+  readonly nvtx?: boolean
   readonly maxNumSeqs: number             // sequences in one step
   readonly maxBatchTokens: number         // tokens in one step: the prefill chunk
   readonly maxQueue: number

@@ -40,6 +40,8 @@ async function loadModel(options: EngineOptions, source: ModelSource, onProgress
       maxBatchTokens: options.maxBatchTokens, maxNumSeqs: options.maxNumSeqs, maxLoras: options.maxLoras, maxLoraRank: options.maxLoraRank,
       adapterHostBytes: options.adapterHostBytes ?? 2 ** 30,
       cacheDir: options.dataDir === '' ? '' : join(options.dataDir, 'cache'),
+      ...(options.gpuMemoryUtilization !== undefined && { gpuMemoryUtilization: options.gpuMemoryUtilization }),
+      nvtx: options.nvtx ?? false,
     }, (phase, done, total) => onProgress({ phase, done, total }))
   } catch (error) {
     throw toEngineError(error)

@@ -1,5 +1,6 @@
 // The loop that owns the device: plan, submit, and read results in order, with the next plan queued before the last result is read.
 
+import type { StepPhase } from './api.js'
 import { EngineError } from './errors.js'
 import { type NativeModel, type NativeStepResult, toEngineError } from './native.js'
 import type { Scheduler } from './scheduler.js'
@@ -21,7 +22,8 @@ interface StepInFlight {
 
 /** Steps on the device or queued behind it. */
 const STEPS_IN_FLIGHT = 2
-const MAX_STEP_TOKEN_SAMPLES = 1024
+/** More than a fast GPU makes between two questions for them. */
+const MAX_STEP_SAMPLES = 4096
 /** Whole steps that may fail in a row before the device is given up. */
 const MAX_FAILED_STEPS = 3
 
@@ -33,7 +35,8 @@ export class DeviceLoop {
   readonly #scheduler: Scheduler
   readonly #handlers: LoopHandlers
   readonly #ended: Promise<void>
-  readonly #stepTokens: number[] = []
+  #stepTokens: number[] = []
+  #stepSeconds: [StepPhase, number][] = []
   #wake: () => void = () => {}
   #isStopping = false
   #nFailedSteps = 0
@@ -57,9 +60,12 @@ export class DeviceLoop {
     return this.#ended
   }
 
-  /** Tokens of each step since the last call, of the last 1,024 at most. */
-  takeStepTokens(): number[] {
-    return this.#stepTokens.splice(0)
+  /** Tokens and time of each step since the last call, 4,096 at most. */
+  takeSteps(): { readonly tokens: readonly number[]; readonly seconds: ReadonlyArray<readonly [StepPhase, number]> } {
+    const taken = { tokens: this.#stepTokens, seconds: this.#stepSeconds }
+    this.#stepTokens = []
+    this.#stepSeconds = []
+    return taken
   }
 
   async #run(): Promise<void> {
@@ -94,18 +100,25 @@ export class DeviceLoop {
   #finished(plan: StepPlan, result: NativeStepResult): void {
     this.nSteps++
     this.#nFailedSteps = 0
-    this.#stepTokens.push(plan.nTokens)
-    if (this.#stepTokens.length > MAX_STEP_TOKEN_SAMPLES) this.#stepTokens.shift()
+    if (this.#stepTokens.length < MAX_STEP_SAMPLES) {
+      this.#stepTokens.push(plan.nTokens)
+      this.#stepSeconds.push([phaseOf(plan), result.deviceMs / 1000])
+    }
     for (const row of readStep(plan, result)) this.#handlers.onRow(row)
   }
 
   /** Steps behind a failed one build on it and fail with it. All that run are lost, and the prefix cache; those that wait go on. */
   async #failed(steps: readonly StepInFlight[], error: EngineError): Promise<void> {
     await Promise.all(steps.map((step) => step.result))
-    const isFinal = ++this.#nFailedSteps >= MAX_FAILED_STEPS || error.code === 'CUDA_ERROR'
+    const isFinal = ++this.#nFailedSteps >= MAX_FAILED_STEPS || error.code === 'DEVICE_LOST'
     if (isFinal) this.#isStopping = true
     const planned = steps.flatMap(({ plan }) => plan.rows.map((row) => row.sequence))
     this.#handlers.onStepFailed(new Set([...planned, ...this.#scheduler.running]), error, isFinal)
     this.#scheduler.kv.forgetAll()
   }
+}
+
+function phaseOf({ rows }: StepPlan): StepPhase {
+  const nSingle = rows.filter((row) => row.to - row.from === 1).length
+  return nSingle === rows.length ? 'decode' : nSingle === 0 ? 'prefill' : 'mixed'
 }

@@ -7,6 +7,7 @@ import { ActiveRequest } from './active-request.js'
 import { AdapterTable } from './adapter-table.js'
 import type { Choice, Ending } from './choice.js'
 import { DeviceLoop } from './device-loop.js'
+import { watchDevice } from './device-watch.js'
 import { detokenize } from './detokenizer.js'
 import { EngineError } from './errors.js'
 import { KvBlocks, kvShapeOf } from './kv-blocks.js'
@@ -46,6 +47,8 @@ export class LocalEngine implements Engine, TrainingEngine {
   state: EngineState = 'ready'
   /** Why the state is failed. */
   failure: EngineError | null = null
+  /** Called once the device is lost, before any request hears of it. */
+  onDeviceLost: (error: EngineError) => void = () => {}
   readonly #parts: EngineParts
   readonly #scheduler: Scheduler
   readonly #adapters: AdapterTable
@@ -65,7 +68,7 @@ export class LocalEngine implements Engine, TrainingEngine {
     this.info = parts.info
     this.model = parts.model
     this.fullStepMs = parts.fullStepMs
-    const { model } = parts
+    const model = watchDevice(parts.model, (error) => this.#deviceLost(error))
     this.#scheduler = new Scheduler({
       kv: new KvBlocks(kvShapeOf(model.info)),
       maxNumSeqs: parts.maxNumSeqs,
@@ -142,6 +145,7 @@ export class LocalEngine implements Engine, TrainingEngine {
     const slotsOf = (sequences: Iterable<Sequence>) => [...new Set(Array.from(sequences, (sequence) => sequence.adapterSlot))]
       .filter((slot) => slot >= 0)
     const deferred = scheduler.nDeferred
+    const steps = this.#loop.takeSteps()
     return {
       running: scheduler.running.length,
       waiting: scheduler.nWaiting,
@@ -156,8 +160,10 @@ export class LocalEngine implements Engine, TrainingEngine {
       generationTokens: this.#generationTokens,
       nanRows: this.#nanRows,
       steps: this.#loop.nSteps,
-      stepTokens: this.#loop.takeStepTokens(),
+      stepTokens: steps.tokens,
+      stepSeconds: steps.seconds,
       memory: this.#parts.model.memory(),
+      device: this.#parts.model.device(),
       lastStepAtMs: performance.now() - this.#loop.lastStepAt,
     }
   }
@@ -213,6 +219,15 @@ export class LocalEngine implements Engine, TrainingEngine {
     if (!isFinal) return
     this.state = 'failed'
     this.failure = error
+    this.#failAll(error)
+  }
+
+  /** Whatever ran into it, an adapter's upload as well as a step: nothing can run here any more. */
+  #deviceLost(error: EngineError): void {
+    if (this.state !== 'ready') return
+    this.state = 'failed'
+    this.failure = error
+    this.onDeviceLost(error)
     this.#failAll(error)
   }
 

@@ -32,7 +32,8 @@ export type EngineErrorCode =
   | 'ENGINE_UNAVAILABLE'         // starting, draining or failed
   | 'ABORTED'
   | 'CUDA_NOT_BUILT'
-  | 'CUDA_ERROR'
+  | 'CUDA_ERROR'                 // a call failed; the device goes on
+  | 'DEVICE_LOST'                // a sticky error: every later call on the device fails, only a new process helps
   | 'SHAPE_MISMATCH'             // our own bug: a tensor contract is broken
   | 'INTERNAL'
 

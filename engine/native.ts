@@ -4,6 +4,7 @@ import { createRequire } from 'node:module'
 import { existsSync } from 'node:fs'
 import { env } from 'node:process'
 import { fileURLToPath } from 'node:url'
+import type { DeviceStats } from './api.js'
 import { EngineError, type EngineErrorCode } from './errors.js'
 
 export interface NativeSystemInfo {
@@ -24,6 +25,9 @@ export interface NativeModelOptions {
   readonly nThreads: number
   readonly maxModelLen: number
   readonly kvCacheBytes: number
+  /** Absent or 0: as EngineOptions has it. */
+  readonly gpuMemoryUtilization?: number
+  readonly nvtx?: boolean
   readonly maxBatchTokens: number
   readonly maxNumSeqs: number
   readonly maxLoras: number
@@ -143,8 +147,12 @@ export interface NativeModel {
   hidden(tokenIds: Int32Array, layer: number, adapter: number): Promise<Float32Array>
   /** A trainer over this model's frozen base. Its work runs between steps; one trainer at a time. Rejects with OUT_OF_MEMORY before anything runs. */
   createTrainer(options: NativeTrainerOptions): Promise<NativeTrainer>
-  /** Bytes by purpose: "weights", "embedding", "head", "kv", "adapters", "scratch"; of a GPU also "adapter_images", in pinned host memory. */
+  /**
+   * Bytes by purpose: "weights", "dequantised", "embedding", "head", "kv_global", "kv_sliding", "adapters", "workspace"; of a GPU also
+   * "adapter_images", in pinned host memory.
+   */
   memory(): Readonly<Record<string, number>>
+  device(): DeviceStats
   close(): void
 }
 

@@ -1,5 +1,6 @@
 // The engine's side of the protocol: one LocalEngine behind this process's IPC channel.
 
+import { writeSync } from 'node:fs'
 import type { EngineOptions, Progress } from './api.js'
 import type { LocalEngine } from './engine.js'
 import { EngineError } from './errors.js'
@@ -8,6 +9,9 @@ import {
   BEAT_MS, type FromEngine, PROTOCOL_VERSION, type PlainError, type RemoteMethod, STREAM_CREDITS, type StreamEvent, type ToEngine,
   toPlain,
 } from './protocol.js'
+
+/** How long a parent that does not read may hold up the end of this process, ms. */
+const LAST_WORDS_MS = 1000
 
 export type CreateEngine = (options: EngineOptions, onProgress: (progress: Progress) => void) => Promise<LocalEngine>
 
@@ -35,12 +39,29 @@ async function start(create: CreateEngine, { version, options }: Extract<ToEngin
       throw new EngineError('INTERNAL', `the engine speaks protocol ${PROTOCOL_VERSION}, the server ${version}: run "npm run setup"`)
     }
     const engine = await create(options, (progress) => send({ type: 'progress', progress }))
+    engine.onDeviceLost = deviceLost
     send({ type: 'ready', info: engine.info, fullStepMs: engine.fullStepMs })
     return new ServedEngine(engine)
   } catch (error) {
     send({ type: 'failed', error: toPlain(toEngineError(error)) })
     return undefined
   }
+}
+
+/** Nothing more is sent: requests are to hear of the process's end alone. */
+let isEnding = false
+
+/**
+ * Only a new process gets its device back, so this one ends as if it had crashed: requests are told of the restart, or resumed, and not of
+ * this error. At once, and by SIGKILL: what runs at an ordinary end would call the device again.
+ */
+function deviceLost(error: EngineError): void {
+  writeSync(process.stderr.fd, `lorikeet: the engine ends, its device is lost: ${error.message}\n`)
+  const end = () => process.kill(process.pid, 'SIGKILL')
+  if (!process.connected) return void end()
+  process.send?.({ type: 'failed', error: toPlain(error) } satisfies FromEngine, undefined, undefined, end)
+  setTimeout(end, LAST_WORDS_MS)
+  isEnding = true
 }
 
 interface Stream {
@@ -149,5 +170,5 @@ class ServedEngine {
 }
 
 function send(message: FromEngine): void {
-  if (process.connected) process.send?.(message, undefined, undefined, () => {})
+  if (process.connected && !isEnding) process.send?.(message, undefined, undefined, () => {})
 }

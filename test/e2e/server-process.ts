@@ -28,16 +28,19 @@ const START_MS = 120_000
 export interface StartOptions {
   /** By a shell that runs package.json's start script, as npm does; without the set-up, which has its own test. */
   readonly byStartScript?: boolean
+  readonly env?: Readonly<Record<string, string>>
 }
 
 /** Serves the embedded model unless the flags name another; on one thread, so that a busy machine stays fair. Killed with the test. */
-export async function startServer(t: Test, flags: readonly string[] = [], { byStartScript = false }: StartOptions = {}): Promise<ServerProcess> {
+export async function startServer(
+  t: Test, flags: readonly string[] = [], { byStartScript = false, env = {} }: StartOptions = {},
+): Promise<ServerProcess> {
   const cli = fileURLToPath(new URL('../../server/cli.js', import.meta.url))
   const command = byStartScript ? ['sh', '-c', `${startScript()} "$@"`, 'sh'] : [process.execPath, cli, 'serve']
   const own = ['--port', '0', '--data-dir', t.testdir({}), '--served-model-name', MODEL, '--device', device, '--threads', '1',
     '--recovery-timeout', '60s']
   const args = [...command.slice(1), ...own, ...flags]
-  const child = spawn(command[0]!, args, { env: { ...process.env, NODE_OPTIONS: '' } })
+  const child = spawn(command[0]!, args, { env: { ...process.env, NODE_OPTIONS: '', ...env } })
   const exit = once(child, 'exit').then(([code]) => code as number | null)
   t.teardown(async () => {
     child.kill('SIGKILL')

@@ -30,6 +30,7 @@ const STATUS: Readonly<Record<Exclude<EngineErrorCode, 'ENGINE_RESTARTED'>, [sta
   ABORTED: [499, 'invalid_request_error'],
   CUDA_NOT_BUILT: [500, 'server_error'],
   CUDA_ERROR: [500, 'server_error'],
+  DEVICE_LOST: [503, 'server_error'],
   SHAPE_MISMATCH: [500, 'server_error'],
   INTERNAL: [500, 'server_error'],
 }

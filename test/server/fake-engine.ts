@@ -3,7 +3,7 @@
 
 import { setTimeout as sleep } from 'node:timers/promises'
 import type {
-  AdapterInfo, Engine, EngineState, EngineStats, FinishReason, GenerateEvent, GenerateRequest, ModelInfo, Prompt, TokenLogprob,
+  AdapterInfo, DeviceStats, Engine, EngineState, EngineStats, FinishReason, GenerateEvent, GenerateRequest, ModelInfo, Prompt, TokenLogprob,
 } from '../../engine/api.js'
 import { EngineError } from '../../engine/errors.js'
 
@@ -22,6 +22,12 @@ export const FAKE_INFO: ModelInfo = {
   name: 'gemma-3-fake', source: '/models/fake', hash: 'abcdef0123456789', device: 'cpu', compute: 'fp32', weights: 'nf4', head: 'bf16',
   vocabSize: 1_000, hiddenSize: 8, nLayers: 2, maxModelLen: 4_096, hasTokenizer: true, stopTokenIds: [1, 106], defaultSampling: {},
   maxLoras: 8, maxLoraRank: 64, kvBlockTokens: 16, nGlobalBlocks: 100, nSlidingBlocks: 50,
+}
+
+const NO_STEPS = { steps: 0, seconds: { upload: 0, layers: 0, head: 0, sample: 0 } }
+export const NO_DEVICE: DeviceStats = {
+  totalBytes: 0, freeBytes: 0, graphs: { hit: 0, capture: 0, plain: 0 },
+  stepTimes: { prefill: NO_STEPS, decode: NO_STEPS, mixed: NO_STEPS },
 }
 
 const BOS = 2
@@ -160,7 +166,7 @@ export class FakeEngine implements Engine {
     return {
       running: this.active, waiting: 0, waitingByReason: { capacity: 0, deferred: 0 }, runningSlots: [], waitingSlots: [], kvUsage: 0.25,
       prefixQueries: 10, prefixHits: 5, preemptions: 0, promptTokens: 0, generationTokens: this.tokens, nanRows: 0, steps: this.tokens,
-      stepTokens: [], memory: { weights: 1_000 }, lastStepAtMs: 0,
+      stepTokens: [], stepSeconds: [], memory: { weights: 1_000 }, device: NO_DEVICE, lastStepAtMs: 0,
     }
   }
 

@@ -70,11 +70,33 @@ for (const [name, harm] of [['stopped', null], ['in an endless loop', SPIN_TOKEN
   })
 }
 
-t.test('a device that is given up gets a new process', async (t) => {
+t.test('a device that is lost ends the process with a report: requests end as with any crash, and the engine is back', async (t) => {
+  const engine = await startFake({ stepMs: 2 }, FAST)
+  t.teardown(() => engine.close())
+  const streams = Array.from({ length: 4 }, () => collect(engine.generate(request())))
+  const ends = Promise.allSettled(streams)
+  await until(async () => (await engine.stats()).running === 4 || undefined)
+  const { pid } = engine
+  const begin = performance.now()
+  const cause = collect(engine.generate(request({ prompt: { tokenIds: [FAIL_TOKEN] } }))).catch((error: unknown) => error)
+  for (const end of [...await ends, { status: 'rejected', reason: await cause }]) {
+    t.match(end, { status: 'rejected', reason: { code: 'ENGINE_RESTARTED', message: /the device is broken/ } })
+  }
+  t.ok(performance.now() - begin < 2000, `${Math.round(performance.now() - begin)} ms`)
+  await until(async () => !isAlive(pid!) || undefined)
+  await until(async () => engine.restarts === 1 && engine.state === 'ready' || undefined)
+  await works(t, engine)
+})
+
+t.test('a request that cost the device twice is refused', async (t) => {
   const engine = await startFake({}, FAST)
   t.teardown(() => engine.close())
-  await t.rejects(collect(engine.generate(request({ prompt: { tokenIds: [FAIL_TOKEN] } }))), { code: 'CUDA_ERROR' })
-  await until(async () => engine.restarts === 1 && engine.state === 'ready' || undefined)
+  const poison = request({ prompt: { tokenIds: [FAIL_TOKEN] } })
+  for (let i = 1; i <= 2; i++) {
+    await t.rejects(collect(engine.generate(poison)), { code: 'ENGINE_RESTARTED' })
+    await until(async () => engine.restarts === i && engine.state === 'ready' || undefined)
+  }
+  await t.rejects(collect(engine.generate(poison)), { code: 'QUARANTINED' })
   await works(t, engine)
 })
 

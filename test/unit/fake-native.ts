@@ -1,6 +1,7 @@
 // A device without a model: it really keeps token states in blocks, and samples from a hash of all states that a row sees through the
 // block tables it is given. A wrong table, position, window, stale block or adapter changes the tokens; broken rules throw.
 
+import type { DeviceStats } from '../../engine/api.js'
 import type {
   NativeAdapterInfo, NativeModel, NativeModelInfo, NativeSampling, NativeStepPlan, NativeStepResult, NativeTrainer,
   NativeTrainerOptions
@@ -121,7 +122,14 @@ export class FakeModel implements NativeModel {
   }
 
   memory(): Record<string, number> {
-    return { kv: this.#global.length + this.#sliding.length }
+    return { kv_global: this.#global.length, kv_sliding: this.#sliding.length }
+  }
+
+  device(): DeviceStats {
+    const none = { steps: 0, seconds: { upload: 0, layers: 0, head: 0, sample: 0 } }
+    return {
+      totalBytes: 0, freeBytes: 0, graphs: { hit: 0, capture: 0, plain: 0 }, stepTimes: { prefill: none, decode: none, mixed: none },
+    }
   }
 
   close(): void {
@@ -144,7 +152,7 @@ export class FakeModel implements NativeModel {
       this.nextError = null
       throw error
     }
-    if (this.#isBroken) throw Object.assign(new Error('the device is broken'), { code: 'CUDA_ERROR' })
+    if (this.#isBroken) throw Object.assign(new Error('the device is broken'), { code: 'DEVICE_LOST' })
     assert(plan.outTokens.length <= this.#maxOutputs, `${plan.outTokens.length} outputs, at most ${this.#maxOutputs}`)
     this.nSteps++
     this.largestStep = Math.max(this.largestStep, plan.tokenIds.length)

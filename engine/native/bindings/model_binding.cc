@@ -18,6 +18,10 @@ ModelOptions to_options(const Napi::Object& o) {
   out.n_threads = get_int(o, "nThreads");
   out.max_model_len = get_int(o, "maxModelLen");
   out.kv_cache_bytes = uint64_t(std::max(0.0, get_number(o, "kvCacheBytes")));
+  if (o.Get("gpuMemoryUtilization").IsNumber()) out.gpu_memory_utilization = get_number(o, "gpuMemoryUtilization");
+  out.nvtx = o.Get("nvtx").ToBoolean();
+  if (!(out.gpu_memory_utilization >= 0 && out.gpu_memory_utilization <= 1))
+    throw js_error(o.Env(), "INVALID_REQUEST", "gpuMemoryUtilization must lie in [0, 1]");
   out.max_batch_tokens = get_int(o, "maxBatchTokens");
   out.max_num_seqs = get_int(o, "maxNumSeqs");
   out.max_loras = get_int(o, "maxLoras");
@@ -104,6 +108,7 @@ void ModelBinding::define(Napi::Env env) {
                                               InstanceMethod<&ModelBinding::hidden>("hidden"),
                                               InstanceMethod<&ModelBinding::create_trainer>("createTrainer"),
                                               InstanceMethod<&ModelBinding::memory>("memory"),
+                                              InstanceMethod<&ModelBinding::device>("device"),
                                               InstanceMethod<&ModelBinding::close>("close")}));
   model_class.SuppressDestruct();
 }
@@ -289,6 +294,28 @@ Napi::Value ModelBinding::memory(const Napi::CallbackInfo& info) {
   Napi::Object out = Napi::Object::New(info.Env());
   if (model_)
     for (const auto& [purpose, bytes] : model_->memory()) out.Set(purpose, double(bytes));
+  return out;
+}
+
+Napi::Value ModelBinding::device(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  DeviceStats stats;
+  if (model_) stats = model_->device_stats();
+  Napi::Object out = Napi::Object::New(env), graphs = Napi::Object::New(env), phases = Napi::Object::New(env);
+  out.Set("totalBytes", double(stats.total_bytes));
+  out.Set("freeBytes", double(stats.free_bytes));
+  graphs.Set("hit", double(stats.graphs.hit));
+  graphs.Set("capture", double(stats.graphs.capture));
+  graphs.Set("plain", double(stats.graphs.plain));
+  out.Set("graphs", graphs);
+  for (int p = 0; p < kStepPhases; p++) {
+    Napi::Object phase = Napi::Object::New(env), seconds = Napi::Object::New(env);
+    for (int i = 0; i < kStepParts; i++) seconds.Set(part_name(StepPart(i)), stats.times[p].seconds[i]);
+    phase.Set("steps", double(stats.times[p].steps));
+    phase.Set("seconds", seconds);
+    phases.Set(phase_name(StepPhase(p)), phase);
+  }
+  out.Set("stepTimes", phases);
   return out;
 }
 

@@ -30,6 +30,7 @@ class ModelBinding : public Napi::ObjectWrap<ModelBinding> {
   Napi::Value hidden(const Napi::CallbackInfo& info);
   Napi::Value create_trainer(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
+  Napi::Value device(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
 
   Napi::Value run(Napi::Env env, DeviceThread::Work work);

@@ -14,6 +14,7 @@
 #include "batch.h"
 #include "checkpoint.h"
 #include "sequence_table.h"
+#include "step_clock.h"
 #include "tensor.h"
 #include "training_ops.h"
 
@@ -119,6 +120,11 @@ struct Weights;
 struct DeviceAdapter;
 class AdapterSlots;
 struct KvPools;
+
+/// Steps of one token a row: by a captured graph, by one captured just then, kernel by kernel.
+struct GraphCounts {
+  uint64_t hit = 0, capture = 0, plain = 0;
+};
 
 class Backend {
  public:
@@ -242,6 +248,21 @@ class Backend {
   virtual size_t allocated_bytes() const = 0;
   /// Bytes that may still be allocated, as far as the device can tell.
   virtual uint64_t available_bytes() const { return UINT64_MAX; }
+  /// Bytes of a device with memory of its own; 0 on the CPU.
+  virtual uint64_t total_bytes() const { return 0; }
+
+  /// Weights written out as bf16 may be kept up to this many bytes. Called once, before the first step.
+  virtual void keep_dequantised(uint64_t /*bytes*/) {}
+  virtual uint64_t dequantised_bytes() const { return 0; }
+
+  /// Told of every step: forward() says when the layers begin, the model the rest.
+  virtual StepClock& clock() { return host_clock_; }
+  virtual GraphCounts graph_counts() const { return {}; }
+  /// Ranges for a profiler. @throws Error UNSUPPORTED where there are none
+  virtual void show_ranges() { throw Error("UNSUPPORTED", "--nvtx needs --device cuda"); }
+
+ private:
+  HostClock host_clock_;
 };
 
 struct CpuOptions {

@@ -1,27 +1,38 @@
 #include "forward.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <numeric>
 
 namespace lorikeet {
 
-Workspace::Workspace(Backend& backend, const Gemma3Config& c, int max_tokens, int max_outputs) : max_tokens(max_tokens), max_outputs(max_outputs) {
+namespace {
+
+/// Bytes of a workspace's buffers, in the order of its members.
+std::array<size_t, 11> workspace_sizes(const Backend& backend, const Gemma3Config& c, int max_tokens, int max_outputs) {
   const size_t T = size_t(max_tokens), act = size_of(backend.act_dtype()), projected = size_of(backend.projected_dtype());
-  const auto take = [&](size_t n) {
-    bytes += n;
-    return backend.allocate(n);
-  };
-  x = take(T * c.hidden_size * 4);
-  y = take(T * c.hidden_size * 4);
-  normed = take(T * c.hidden_size * act);
-  qkv = take(T * std::max((c.q_dim() + 2 * c.kv_dim()) * projected, size_t(c.hidden_size) * 4));  // in the end the outputs' stream
-  q = take(T * c.q_dim() * act);
-  attended = take(T * c.q_dim() * act);
-  gate_up = take(T * 2 * c.intermediate_size * projected);
-  inner = take(T * c.intermediate_size * act);
-  rope_local = take(T * c.head_dim * 4);
-  rope_global = take(T * c.head_dim * 4);
-  scores = take(size_t(max_outputs) * c.vocab_size * 4);
+  const size_t H = size_t(c.hidden_size), I = size_t(c.intermediate_size), q = size_t(c.q_dim()), D = size_t(c.head_dim);
+  return {T * H * 4, T * H * 4, T * H * act,
+          T * std::max((q + 2 * c.kv_dim()) * projected, H * 4),  // in the end the outputs' stream
+          T * q * act, T * q * act, T * 2 * I * projected, T * I * act, T * D * 4, T * D * 4, size_t(max_outputs) * c.vocab_size * 4};
+}
+
+}  // namespace
+
+Workspace::Workspace(Backend& backend, const Gemma3Config& c, int max_tokens, int max_outputs)
+    : max_tokens(max_tokens), max_outputs(max_outputs) {
+  Buffer* buffers[] = {&x, &y, &normed, &qkv, &q, &attended, &gate_up, &inner, &rope_local, &rope_global, &scores};
+  const auto sizes = workspace_sizes(backend, c, max_tokens, max_outputs);
+  for (size_t i = 0; i < sizes.size(); i++) {
+    *buffers[i] = backend.allocate(sizes[i]);
+    bytes += sizes[i];
+  }
+}
+
+size_t Workspace::bytes_for(const Backend& backend, const Gemma3Config& c, int max_tokens, int max_outputs) {
+  const auto sizes = workspace_sizes(backend, c, max_tokens, max_outputs);
+  return std::accumulate(sizes.begin(), sizes.end(), size_t{0});
 }
 
 float attention_scale(const Gemma3Config& c) { return 1.0f / std::sqrt(c.query_pre_attn_scalar); }
@@ -152,6 +163,7 @@ Tensor forward(Backend& backend, const Weights& weights, const AdapterSlots& slo
     if (backend.decode(hidden, weights, slots, pools, batch)) return hidden;
   }
   backend.begin_step(batch);
+  backend.clock().enter(StepPart::kLayers);
   return Pass(backend, weights, slots, pools, ws, batch).run(tap);
 }
 

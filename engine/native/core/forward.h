@@ -44,6 +44,8 @@ class LayerForward {
 /// Device memory of one step, sized once for the largest batch.
 struct Workspace {
   Workspace(Backend& backend, const Gemma3Config& config, int max_tokens, int max_outputs);
+  /// What that will allocate.
+  static size_t bytes_for(const Backend& backend, const Gemma3Config& config, int max_tokens, int max_outputs);
 
   Tensor view(const Buffer& buffer, DType dtype, int64_t rows, int64_t cols) const { return {buffer.data(), dtype, rows, cols, cols}; }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <string_view>
 
 namespace lorikeet {
 namespace {
@@ -48,6 +49,16 @@ std::unique_ptr<Backend> make_backend(const ModelOptions& o) {
   return make_cuda_backend(gpu);
 }
 
+bool is_lost(const Error& error) { return std::string_view(error.code()) == "DEVICE_LOST"; }
+
+std::string describe(const StepShape& s) {
+  if (s.number == 0) return "none";
+  const auto count = [](int n, const char* what) { return std::to_string(n) + what; };
+  return "number " + std::to_string(s.number) + ", " + phase_name(s.phase) + ", " + count(s.tokens, " tokens in ") +
+         count(s.rows, " rows, ") + count(s.rows_with_adapter, " of them with an adapter, ") + count(s.outputs, " outputs, ") +
+         "longest context " + std::to_string(s.longest);
+}
+
 int blocks_for(int tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
 
 }  // namespace
@@ -59,8 +70,14 @@ std::unique_ptr<Model> Model::load(const ModelOptions& options, const ProgressFn
   if (o.compute == "auto") o.compute = o.weights == "f32" ? "fp32" : "bf16";
   if (o.weights == "f32" && o.compute != "fp32") throw Error("UNSUPPORTED", "--weights f32 needs --compute fp32");
   model->backend_ = make_backend(o);
+  if (o.nvtx) model->backend_->show_ranges();
   const auto checkpoint = open_checkpoint(o.path, {weight_format(o.weights), o.cache_dir, progress});
   const HeadFormat head = head_format(o, gpu_index(o.device) >= 0);
+  if (model->backend_->total_bytes() > 0 && o.gpu_memory_utilization > 0) {  // refused before minutes of reading
+    std::vector<MemoryNeed> needs = weight_needs(checkpoint->config(), weight_format(o.weights), head == HeadFormat::kInt8);
+    needs.push_back({"workspace", Workspace::bytes_for(*model->backend_, checkpoint->config(), o.max_batch_tokens, o.max_num_seqs)});
+    model->plan_device_memory(checkpoint->config(), std::move(needs));
+  }
   model->weights_ = load_weights(*checkpoint, *model->backend_, head, o.weights == "f32" && ends_with(o.path, ".gguf"), progress);
   model->workspace_ = std::make_unique<Workspace>(*model->backend_, model->weights_.config, o.max_batch_tokens, o.max_num_seqs);
   model->slots_.resize(o.max_loras);
@@ -73,32 +90,50 @@ std::unique_ptr<Model> Model::load(const ModelOptions& options, const ProgressFn
   return model;
 }
 
-/// Splits the KV budget between the pools: a sequence keeps all its tokens in global blocks and a window (and the step's tokens) in
-/// sliding ones, which prefix caching wants to keep for longer; so half as many sliding blocks as global ones, where contexts are
-/// long, and as many where they are short.
+KvNeeds Model::kv_needs(const Gemma3Config& c) const {
+  const int n_global = int(std::count(c.is_global.begin(), c.is_global.end(), 1));
+  KvNeeds needs;
+  needs.bytes_per_layer = uint64_t(2) * kBlockTokens * uint64_t(c.kv_dim()) * size_of(backend_->act_dtype());
+  needs.n_global = n_global;
+  needs.n_sliding = c.n_layers - n_global;
+  needs.sliding_window = c.sliding_window;
+  needs.wanted_len = options_.max_model_len > 0 ? std::min(options_.max_model_len, c.max_position) : c.max_position;
+  needs.must_reach = options_.max_model_len > 0;
+  needs.max_num_seqs = options_.max_num_seqs;
+  needs.max_batch_tokens = options_.max_batch_tokens;
+  return needs;
+}
+
+/// Of a device with memory of its own. needs: what has yet to be allocated, beside adapters and what steps take.
+MemoryPlan Model::plan_device_memory(const Gemma3Config& c, std::vector<MemoryNeed> needs) const {
+  const ModelOptions& o = options_;
+  const DeviceMemory memory{backend_->total_bytes(), backend_->available_bytes(), backend_->allocated_bytes()};
+  needs.push_back({"adapters", adapter_bytes(c, o.max_loras, o.max_lora_rank)});
+  needs.push_back(reserve_need(c, memory, o.max_batch_tokens, o.max_lora_rank));
+  const uint64_t dequantised = o.weights == "nf4" ? dequantised_bytes(c) : 0;
+  if (o.kv_cache_bytes > 0) return plan_memory(memory, 1, needs, o.kv_cache_bytes, dequantised);
+  return plan_memory(memory, o.gpu_memory_utilization, needs, least_kv_bytes(kv_needs(c)), dequantised);
+}
+
 void Model::size_kv() {
   const Gemma3Config& c = weights_.config;
-  const int n_global = int(std::count(c.is_global.begin(), c.is_global.end(), 1)), n_sliding = c.n_layers - n_global;
-  const uint64_t per_layer = uint64_t(2) * kBlockTokens * c.kv_dim() * size_of(backend_->act_dtype());
-  const int wanted_len = options_.max_model_len > 0 ? std::min(options_.max_model_len, c.max_position) : c.max_position;
+  const KvNeeds needs = kv_needs(c);
+  const uint64_t total = backend_->total_bytes();
   uint64_t budget = options_.kv_cache_bytes;
-  if (budget == 0) budget = std::min<uint64_t>(1024 * kMiB, backend_->available_bytes() / 4);
-  const double sliding_share = wanted_len > 2 * c.sliding_window ? 0.5 : 1.0;
-  const double per_block = double(per_layer) * (n_global + sliding_share * n_sliding);
-  // More than every sequence can use is waste.
-  const int most = blocks_for(wanted_len) * options_.max_num_seqs + 1;
-  int global = std::min(most, int(double(budget) / per_block));
-  const int least_sliding = blocks_for(std::min(wanted_len, c.sliding_window + options_.max_batch_tokens)) + 2;
-  const int sliding = std::max(least_sliding, int(global * sliding_share));
-  const int reachable = global * kBlockTokens;
-  if (reachable < std::min(wanted_len, 512) || (options_.max_model_len > 0 && reachable < wanted_len)) {
-    throw Error("OUT_OF_MEMORY", "KV cache of " + std::to_string(budget / kMiB) + " MiB holds " + std::to_string(reachable) + " tokens of context; " +
-                                     std::to_string(wanted_len) + " need " +
-                                     std::to_string(uint64_t(per_block * blocks_for(wanted_len)) / kMiB + 1) + " MiB (set --kv-cache-bytes or --max-model-len)");
+  if (total > 0 && options_.gpu_memory_utilization > 0) {
+    const MemoryPlan plan = plan_device_memory(c, {});
+    if (budget == 0) budget = plan.kv_bytes;
+    backend_->keep_dequantised(plan.dequantised_bytes);
+  } else {
+    const uint64_t available = backend_->available_bytes();
+    if (budget == 0) budget = std::min<uint64_t>(1024 * kMiB, available / 4);
+    // A quarter of the device stays free for what comes later.
+    if (available > budget + total / 4) backend_->keep_dequantised(available - budget - total / 4);
   }
-  pools_.global = backend_->make_kv_pool(std::max(global, 1), std::max(n_global, 1), c.n_kv_heads, c.head_dim);
-  pools_.sliding = backend_->make_kv_pool(sliding, std::max(n_sliding, 1), c.n_kv_heads, c.head_dim);
-  info_.max_model_len = std::min(wanted_len, reachable);
+  const KvPlan plan = plan_kv(needs, budget);
+  pools_.global = backend_->make_kv_pool(std::max(plan.global_blocks, 1), std::max(needs.n_global, 1), c.n_kv_heads, c.head_dim);
+  pools_.sliding = backend_->make_kv_pool(plan.sliding_blocks, std::max(needs.n_sliding, 1), c.n_kv_heads, c.head_dim);
+  info_.max_model_len = std::min(needs.wanted_len, plan.reach);
   info_.n_global_blocks = pools_.global->n_blocks;
   info_.n_sliding_blocks = pools_.sliding->n_blocks;
 }
@@ -151,6 +186,23 @@ void Model::check(const StepPlan& p) const {
   }
 }
 
+namespace {
+
+StepShape shape_of(const Batch& batch, uint64_t number) {
+  StepShape s{number, StepPhase::kMixed, batch.n_tokens(), int(batch.rows.size()), int(batch.outputs.size()), 0, 0};
+  int n_single = 0;
+  for (const BatchRow& row : batch.rows) {
+    n_single += row.length() == 1;
+    s.rows_with_adapter += row.adapter >= 0;
+    s.longest = std::max(s.longest, row.position + row.length());
+  }
+  if (n_single == s.rows) s.phase = StepPhase::kDecode;
+  if (n_single == 0) s.phase = StepPhase::kPrefill;
+  return s;
+}
+
+}  // namespace
+
 void Model::begin_sequence(const SequenceStart& start) {
   SequenceState& state = table_[start.slot];
   state = SequenceState{};
@@ -197,14 +249,51 @@ Batch Model::make_batch(const StepPlan& p) {
   return batch;
 }
 
+/// Where the device is lost, the error says what it was doing: work fails when somebody next waits for it, so the step before may be to
+/// blame.
+template <class F>
+auto Model::on_device(const char* work, F run) -> decltype(run()) {
+  const StepShape before = last_shape();
+  try {
+    return run();
+  } catch (const Error& e) {
+    if (!is_lost(e)) throw;
+    const StepShape last = last_shape();
+    const std::string now = last.number == before.number ? "" : " " + describe(last);
+    throw Error("DEVICE_LOST", std::string(e.what()) + "; running: " + work + now + "; step before: " + describe(before));
+  }
+}
+
+StepShape Model::last_shape() const {
+  const std::lock_guard lock(shape_mutex_);
+  return shape_;
+}
+
 SampleResult Model::step(const StepPlan& plan) {
+  return on_device("step", [&] { return run_step(plan); });
+}
+
+SampleResult Model::run_step(const StepPlan& plan) {
   for (const SequenceStart& start : plan.starts) begin_sequence(start);
   if (plan.token_ids.empty()) return {};
   const Batch batch = make_batch(plan);
+  const StepShape shape = shape_of(batch, last_shape().number + 1);
+  {
+    const std::lock_guard lock(shape_mutex_);
+    shape_ = shape;
+  }
+  StepClock& clock = backend_->clock();
+  clock.begin(shape.phase);
   const Tensor hidden = forward(*backend_, weights_, slots_, pools_, *workspace_, batch);
-  if (batch.outputs.empty()) return {};
+  if (batch.outputs.empty()) {
+    clock.end();
+    return {};
+  }
+  clock.enter(StepPart::kHead);
   Scores scores = score_outputs(*backend_, weights_, slots_, *workspace_, batch, 0, hidden, edges_, &table_);
+  clock.enter(StepPart::kSample);
   SampleResult result = backend_->sample(scores, batch.outputs, table_, batch.rows);
+  clock.end();
   for (size_t o = 0; o < batch.outputs.size(); o++)
     if (batch.outputs[o].target < 0) table_[batch.rows[batch.outputs[o].row].slot].push(result.token_ids[o]);
   return result;
@@ -221,7 +310,8 @@ std::shared_ptr<const HostAdapter> Model::prepare_adapter(const std::string& dir
 void Model::load_adapter(int slot, const HostAdapter& adapter) {
   if (slot < 0 || slot >= slots_.size()) throw Error("INVALID_REQUEST", "adapter slot out of range");
   if (slots_.at(slot)) throw Error("ADAPTER_EXISTS", "adapter slot " + std::to_string(slot) + " is taken");
-  slots_.put(slot, upload_adapter(adapter, weights_, *backend_));
+  const ClockRange range(backend_->clock(), "adapter upload");
+  on_device("upload of an adapter", [&] { slots_.put(slot, upload_adapter(adapter, weights_, *backend_)); });
 }
 
 void Model::unload_adapter(int slot) {
@@ -281,11 +371,30 @@ std::vector<float> Model::hidden(const std::vector<int32_t>& token_ids, int laye
 }
 
 std::vector<std::pair<std::string, uint64_t>> Model::memory() const {
-  std::vector<std::pair<std::string, uint64_t>> bytes = {
-      {"weights", weights_.linear_bytes}, {"embedding", weights_.embedding->bytes}, {"head", weights_.head->bytes},
-      {"kv", pools_.global->bytes + pools_.sliding->bytes}, {"adapters", slots_.bytes()}, {"scratch", workspace_->bytes}};
-  if (keeps_host_adapters()) bytes.emplace_back("adapter_images", host_adapters_->bytes());
-  return bytes;
+  std::vector<std::pair<std::string, uint64_t>> out = {{"weights", weights_.linear_bytes}, {"dequantised", backend_->dequantised_bytes()},
+                                                       {"embedding", weights_.embedding->bytes}, {"head", weights_.head->bytes},
+                                                       {"kv_global", pools_.global->bytes}, {"kv_sliding", pools_.sliding->bytes},
+                                                       {"adapters", slots_.bytes()}, {"workspace", workspace_->bytes}};
+  if (backend_->total_bytes() > 0) {  // what else this process holds there: of decode, sampling, products
+    uint64_t named = 0;
+    for (const auto& [purpose, bytes] : out) named += bytes;
+    const uint64_t all = backend_->allocated_bytes();
+    out.back().second += all > named ? all - named : 0;
+  }
+  if (keeps_host_adapters()) out.emplace_back("adapter_images", host_adapters_->bytes());
+  return out;
+}
+
+DeviceStats Model::device_stats() const {
+  DeviceStats stats;
+  stats.total_bytes = backend_->total_bytes();
+  try {
+    if (stats.total_bytes > 0) stats.free_bytes = backend_->available_bytes();
+  } catch (const Error&) {  // the device is lost: what runs on it says so
+  }
+  stats.graphs = backend_->graph_counts();
+  stats.times = backend_->clock().times();
+  return stats;
 }
 
 }  // namespace lorikeet

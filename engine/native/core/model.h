@@ -1,10 +1,12 @@
 // A loaded model: weights, KV pools, adapter slots and the sequence table. One thread at a time may call it.
 #pragma once
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "forward.h"
 #include "host_adapters.h"
+#include "memory_plan.h"
 
 namespace lorikeet {
 
@@ -17,6 +19,8 @@ struct ModelOptions {
   int n_threads = 0;
   int max_model_len = 0;                 // 0 = the model's, as far as the KV pools reach
   uint64_t kv_cache_bytes = 0;           // 0 = automatic
+  double gpu_memory_utilization = 0;     // share of a GPU's memory for everything; 0 = a KV cache of 1 GiB at most, as on the CPU
+  bool nvtx = false;                     // ranges for a profiler
   int max_batch_tokens = 512;
   int max_num_seqs = 64;
   int max_loras = 8;
@@ -45,6 +49,20 @@ struct StepPlan {
   std::vector<int32_t> token_ids, positions, row_starts, slots;
   std::vector<int32_t> global_table, global_starts, sliding_table, sliding_starts, sliding_first;
   std::vector<int32_t> out_tokens, out_targets, out_logprobs;
+};
+
+/// DeviceStats of engine/api.ts.
+struct DeviceStats {
+  uint64_t total_bytes = 0, free_bytes = 0;
+  GraphCounts graphs;
+  StepTimes times;
+};
+
+/// What a step consisted of: for the report when the device is lost.
+struct StepShape {
+  uint64_t number = 0;
+  StepPhase phase = StepPhase::kPrefill;
+  int tokens = 0, rows = 0, outputs = 0, rows_with_adapter = 0, longest = 0;
 };
 
 class Model {
@@ -77,6 +95,8 @@ class Model {
 
   /// Bytes by purpose.
   std::vector<std::pair<std::string, uint64_t>> memory() const;
+  /// Any thread may ask; never throws.
+  DeviceStats device_stats() const;
 
   Backend& backend() { return *backend_; }
   const Weights& weights() const { return weights_; }
@@ -84,6 +104,12 @@ class Model {
  private:
   Model() = default;
   void size_kv();
+  KvNeeds kv_needs(const Gemma3Config& config) const;
+  MemoryPlan plan_device_memory(const Gemma3Config& config, std::vector<MemoryNeed> needs) const;
+  SampleResult run_step(const StepPlan& plan);
+  StepShape last_shape() const;
+  template <class F>
+  auto on_device(const char* work, F run) -> decltype(run());
   Batch make_batch(const StepPlan& plan);
   void begin_sequence(const SequenceStart& start);
   /// Prefills a prompt chunk by chunk on pools of its own.
@@ -100,6 +126,8 @@ class Model {
   AdapterSlots slots_{0};
   SequenceTable table_{0};
   std::vector<EdgeSegment> edges_;
+  mutable std::mutex shape_mutex_;       // adapters are uploaded on a thread of their own
+  StepShape shape_;                      // of the last step begun
 };
 
 }  // namespace lorikeet

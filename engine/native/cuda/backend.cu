@@ -1,6 +1,8 @@
 // backend.h on one CUDA device. All work is queued on one stream; begin_step uploads what the ops of a step read.
 #include "adapter_loader.h"
 #include "decode.h"
+#include "event_clock.h"
+#include "fault.h"
 #include "kv_pool.h"
 #include "ops.h"
 #include "query_tiles.h"
@@ -16,14 +18,17 @@ class CudaBackend final : public Backend {
     check(cudaGetDeviceProperties(&properties_, device), "cudaGetDeviceProperties");
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     blas_ = std::make_unique<CublasLt>();
+    clock_ = std::make_unique<EventClock>(stream_);
     decode_ = std::make_unique<Decode>(properties_.major >= 9, stream_);
     adapters_ = std::make_unique<AdapterLoader>(device, stream_);
+    decode_->clock = clock_.get();
   }
   cudaStream_t stream() const { return stream_; }
   ~CudaBackend() override {
     cudaStreamSynchronize(stream_);
     decode_.reset();
     adapters_.reset();
+    clock_.reset();
     cudaStreamDestroy(stream_);
     if (staging_) cudaFreeHost(staging_);
   }
@@ -43,9 +48,18 @@ class CudaBackend final : public Backend {
   size_t allocated_bytes() const override { return allocated_device_bytes(); }
   uint64_t available_bytes() const override {
     size_t free = 0, total = 0;
+    check(cudaSetDevice(device_), "cudaSetDevice");
     check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     return free;
   }
+  uint64_t total_bytes() const override { return properties_.totalGlobalMem; }
+
+  void keep_dequantised(uint64_t bytes) override { dequantised_.may_keep = bytes; }
+  uint64_t dequantised_bytes() const override { return dequantised_.kept; }
+
+  StepClock& clock() override { return *clock_; }
+  GraphCounts graph_counts() const override { return {decode_->hits, decode_->captures, decode_->plain}; }
+  void show_ranges() override { clock_->show_ranges(); }
 
   std::unique_ptr<Linear> make_linear(std::span<const HostMatrix> parts) override { return make_linear_cuda(parts); }
   std::unique_ptr<Embedding> make_embedding(const HostMatrix& matrix) override { return make_embedding_cuda(matrix); }
@@ -77,6 +91,7 @@ class CudaBackend final : public Backend {
 
   bool decode(Tensor hidden, const Weights& weights, const AdapterSlots& slots, KvPools& pools, const Batch& batch) override {
     check(cudaSetDevice(device_), "cudaSetDevice");
+    inject_fault(stream_);
     return decode_->run(hidden, weights, slots, pools, batch);
   }
   void begin_step(const Batch& batch) override;
@@ -88,7 +103,7 @@ class CudaBackend final : public Backend {
     residual_rmsnorm_cuda(out, x, y, post_w, next_w, eps, stream_);
   }
   void linear(Tensor out, Tensor x, const Linear& w, std::span<const LoraPart> adapters) override {
-    linear_cuda(out, x, w, *blas_, weights_scratch_, stream_);
+    linear_cuda(out, x, w, *blas_, dequantised_, stream_);
     if (!adapters.empty()) lora_cuda(out, x, adapters, lora_scratch_, stream_);
   }
   void rope_table(Tensor table, std::span<const int32_t>, float theta, float scaling) override {
@@ -111,9 +126,11 @@ class CudaBackend final : public Backend {
   cudaDeviceProp properties_;
   cudaStream_t stream_ = nullptr;
   std::unique_ptr<CublasLt> blas_;
+  std::unique_ptr<EventClock> clock_;
   std::unique_ptr<Decode> decode_;
   std::unique_ptr<AdapterLoader> adapters_;
-  Buffer weights_scratch_, lora_scratch_, step_memory_, other_ids_;
+  Dequantised dequantised_;
+  Buffer lora_scratch_, step_memory_, other_ids_;
   void* staging_ = nullptr;  // pinned, as large as step_memory_
   SamplerScratch sampler_;
   StepData step_{};

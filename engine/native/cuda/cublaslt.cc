@@ -16,7 +16,9 @@ void* open_library() {
 }
 
 void check_blas(cublasStatus_t status, const char* what) {
-  if (status != CUBLAS_STATUS_SUCCESS) throw Error("CUDA_ERROR", std::string(what) + ": cuBLASLt status " + std::to_string(int(status)));
+  if (status == CUBLAS_STATUS_SUCCESS) return;
+  check(cudaGetLastError(), what);  // cuBLASLt's own words hide a lost device
+  throw Error("CUDA_ERROR", std::string(what) + ": cuBLASLt status " + std::to_string(int(status)));
 }
 
 }  // namespace

@@ -174,11 +174,14 @@ bool Decode::run(Tensor hidden, const Weights& weights, const AdapterSlots& slot
   if (hidden_ != hidden.data) drop_graphs();
   hidden_ = hidden.data;
   const Shape shape = write_step(weights, slots, pools, batch);
+  if (clock) clock->enter(StepPart::kLayers);
   Graph& graph = graphs_[shape];
   if (graph.uses++ == 0) {  // a size seen once is not worth a capture, and kernels are loaded outside of one
     launch(shape, hidden, weights, pools);
+    plain++;
     return true;
   }
+  (graph.exec ? hits : captures)++;
   if (!graph.exec) {
     cudaGraph_t captured;
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "capture");

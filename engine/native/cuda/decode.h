@@ -1,5 +1,6 @@
 // Steps whose rows are one token each, through all layers by fused kernels, captured once per size as a CUDA graph.
 #pragma once
+#include <atomic>
 #include <map>
 #include <tuple>
 
@@ -14,6 +15,10 @@ class Decode {
   Decode(bool overlaps, cudaStream_t stream);
   ~Decode();
   Decode(const Decode&) = delete;
+
+  StepClock* clock = nullptr;  // told when a step's data are queued
+  /// Steps by a captured graph, by one captured just then, kernel by kernel.
+  std::atomic<uint64_t> hits{0}, captures{0}, plain{0};
 
   /// @returns false where the step, the model or an adapter needs the ops one by one. Else hidden [S, H] is queued.
   bool run(Tensor hidden, const Weights& weights, const AdapterSlots& slots, KvPools& pools, const Batch& batch);

@@ -13,10 +13,10 @@ using nv_bf16 = __nv_bfloat16;
 
 constexpr int kWarp = 32;
 
-/// @throws Error OUT_OF_MEMORY or CUDA_ERROR, naming the call.
+/// @throws Error OUT_OF_MEMORY, DEVICE_LOST where no later call can succeed, else CUDA_ERROR; it names the call.
+[[noreturn]] void fail(cudaError_t status, const char* what);
 inline void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  throw Error(status == cudaErrorMemoryAllocation ? "OUT_OF_MEMORY" : "CUDA_ERROR", std::string(what) + ": " + cudaGetErrorString(status));
+  if (status != cudaSuccess) fail(status, what);
 }
 inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 

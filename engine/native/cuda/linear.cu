@@ -163,38 +163,31 @@ void dequantise_cuda(nv_bf16* out, const Linear& linear, cudaStream_t stream) {
 
 namespace {
 
-/// A quarter of the device stays free for what comes later: adapters, graphs, other processes.
-bool may_keep(size_t bytes) {
-  size_t free = 0, total = 0;
-  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  return free >= bytes + total / 4;
-}
-
 /// The weights as bf16 [n, K]: kept from the first time on where memory allows, else written to scratch every time.
-const nv_bf16* expand(const LinearCuda& w, Buffer& scratch, cudaStream_t stream) {
+const nv_bf16* expand(const LinearCuda& w, Dequantised& memory, cudaStream_t stream) {
   const size_t bytes = size_t(w.rows * w.cols) * 2;
   if (w.expanded.bytes() == 0) {
-    const bool keep = !w.asked && may_keep(bytes);
-    w.asked = true;
-    Buffer& to = keep ? w.expanded : scratch;
+    const bool keep = memory.kept + bytes <= memory.may_keep;
+    Buffer& to = keep ? w.expanded : memory.scratch;
     if (to.bytes() < bytes) {
       check(cudaStreamSynchronize(stream), "before scratch grows");
       to = allocate_device(bytes);
     }
     dequantise_cuda(static_cast<nv_bf16*>(to.data()), w, stream);
-    if (!keep) return static_cast<const nv_bf16*>(scratch.data());
+    if (!keep) return static_cast<const nv_bf16*>(to.data());
+    memory.kept += bytes;
   }
   return static_cast<const nv_bf16*>(w.expanded.data());
 }
 
 }  // namespace
 
-void linear_cuda(Tensor out, Tensor x, const Linear& linear, CublasLt& blas, Buffer& scratch, cudaStream_t stream) {
+void linear_cuda(Tensor out, Tensor x, const Linear& linear, CublasLt& blas, Dequantised& memory, cudaStream_t stream) {
   const auto& w = static_cast<const LinearCuda&>(linear);
   expect_shape("linear out", out, x.rows, w.rows);
   expect_shape("linear x", x, out.rows, w.cols);
   if (w.format == WeightFormat::kBF16) return blas.matmul(out, x, static_cast<const nv_bf16*>(w.data.data()), w.rows, stream);
-  if (x.rows > kFewTokens) return blas.matmul(out, x, expand(w, scratch, stream), w.rows, stream);
+  if (x.rows > kFewTokens) return blas.matmul(out, x, expand(w, memory, stream), w.rows, stream);
   switch (ceil_div<int64_t>(x.rows, 8)) {
     case 1:
       launch<1>(out, x, w, stream);

@@ -1,5 +1,7 @@
 // The operations of the CUDA backend, one file each; backend.cu maps backend.h onto them. Every call is queued on `stream`.
 #pragma once
+#include <atomic>
+
 #include "cublaslt.h"
 #include "device.h"
 #include "sampler.h"
@@ -21,9 +23,14 @@ size_t allocated_device_bytes();
 
 // linear.cu
 std::unique_ptr<Linear> make_linear_cuda(std::span<const HostMatrix> parts);
-/// x [T, K] bf16 -> out [T, n] f32 or bf16. scratch: dequantised weights of the largest matrix, for products of many tokens
-/// where there is no room to keep them.
-void linear_cuda(Tensor out, Tensor x, const Linear& w, CublasLt& blas, Buffer& scratch, cudaStream_t stream);
+/// Weights written out as bf16 for products of many tokens: kept with each matrix as far as allowed, else in scratch every time.
+struct Dequantised {
+  uint64_t may_keep = 0;
+  std::atomic<uint64_t> kept{0};  // bytes
+  Buffer scratch;                 // of the largest matrix
+};
+/// x [T, K] bf16 -> out [T, n] f32 or bf16.
+void linear_cuda(Tensor out, Tensor x, const Linear& w, CublasLt& blas, Dequantised& memory, cudaStream_t stream);
 /// Rows [begin, end) as bf16, row-major; for norms of DoRA and tests.
 void dequantise_cuda(nv_bf16* out, const Linear& w, cudaStream_t stream);
 

@@ -10,8 +10,7 @@ struct LinearCuda : Linear {
   Buffer data;    // tiles of nf4_layout.h, or bf16 [n, K]
   Buffer scales;  // [n / 16][K / 64][8][2] f32
 
-  mutable Buffer expanded;     // of tiles, once many tokens came and memory allowed: bf16 [n, K]
-  mutable bool asked = false;  // whether memory allowed
+  mutable Buffer expanded;  // of tiles, once many tokens came and memory allowed: bf16 [n, K]
 
   bool tiled() const { return format == WeightFormat::kNF4; }
 };
