@@ -26,11 +26,13 @@ export const SETTINGS = {
   isa: choice('auto', ['auto', 'scalar', 'avx2', 'avx512', 'amx'], 'Instruction set of the CPU backend.'),
   threads: integer(0, 0, 1_024, 'Threads of the CPU backend; 0 is one a physical core.'),
   maxModelLen: integer(0, 0, 1_000_000, 'Context in tokens; 0 is the model\'s own.'),
-  kvCacheBytes: bytes(0, 0, 'Memory of the KV cache; 0 is automatic.'),
+  gpuMemoryUtilization: share(0.9, 'Part of a GPU\'s memory for weights, adapters, steps and, with the rest, the KV cache.'),
+  kvCacheBytes: bytes(0, 0, 'Memory of the KV cache; 0 is automatic: what a GPU has left, 1 GiB at most on the CPU.'),
   maxNumSeqs: integer(128, 1, 4_096, 'Sequences in one step.'),
   maxBatchTokens: integer(512, 16, 65_536, 'Tokens in one step: the prefill chunk.'),
   maxQueue: integer(512, 0, 100_000, 'Sequences that may wait beyond those that run; more are refused with 429.'),
   prefixCache: flag(true, 'Reuse the states of shared prompt prefixes.'),
+  nvtx: flag(false, 'Ranges of steps for NVIDIA\'s profilers; needs --device cuda.'),
 
   maxLoras: integer(8, 0, 1_024, 'Adapters resident on the device.'),
   maxLoraRank: integer(64, 1, 512, 'Largest rank of an adapter.'),
@@ -107,10 +109,12 @@ function complete(values: Values, hfCacheDir: string | undefined): ServerConfig 
 
 function engineOptions(values: Values, dataDir: string): EngineOptions {
   const { model, device, compute, weights, head, isa, threads: nThreads, maxModelLen, kvCacheBytes } = values
-  const { maxNumSeqs, maxBatchTokens, maxQueue, maxLoras, maxLoraRank, adapterHostBytes, prefixCache } = values
+  const { gpuMemoryUtilization, maxNumSeqs, maxBatchTokens, maxQueue, maxLoras, maxLoraRank, adapterHostBytes } = values
+  const { prefixCache, nvtx } = values
   return {
     model, dataDir, device, compute, weights, head, isa, nThreads, maxModelLen, kvCacheBytes,
-    maxNumSeqs, maxBatchTokens, maxQueue, maxLoras, maxLoraRank, adapterHostBytes, prefixCache,
+    gpuMemoryUtilization, maxNumSeqs, maxBatchTokens, maxQueue, maxLoras, maxLoraRank, adapterHostBytes,
+    prefixCache, nvtx,
   }
 }
 

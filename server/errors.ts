@@ -67,6 +67,7 @@ const ENGINE_ERRORS: Readonly<Record<EngineErrorCode, EngineErrorRow>> = {
   ABORTED: { status: 499, code: 'request_aborted' },
   CUDA_NOT_BUILT: { status: 500, code: 'cuda_not_built' },
   CUDA_ERROR: { status: 500, code: 'cuda_error', said: false },
+  DEVICE_LOST: { status: 503, code: 'device_lost', said: false },
   SHAPE_MISMATCH: { status: 500, code: 'internal_error', said: false },
   INTERNAL: { status: 500, code: 'internal_error', said: false },
 }

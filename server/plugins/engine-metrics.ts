@@ -1,7 +1,7 @@
 // What the engine counts, as Prometheus sees it. Its counters start again when its process does; ours never fall.
 
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client'
-import type { Engine, EngineStats } from '../../engine/api.js'
+import type { Engine, EngineStats, StepPart, StepPhase } from '../../engine/api.js'
 import type { Backend } from '../backend.js'
 import { BUCKETS } from './metric-buckets.js'
 import type { ModelLabels } from './request-metrics.js'
@@ -19,13 +19,24 @@ const COUNTERS = {
 
 type CounterKey = keyof typeof COUNTERS
 
+/** Counters of DeviceStats, a series for each kind of them. */
+const DEVICE_COUNTERS = {
+  graphs: ['lorikeet_cuda_graphs_total', 'Decode steps by a captured graph, by one captured just then, and kernel by kernel.', ['event']],
+  measured: ['lorikeet_steps_measured_total', 'Steps whose parts were timed on the device.', ['phase']],
+  parts: ['lorikeet_step_part_seconds_total', 'Time of the parts of the steps that were timed.', ['phase', 'part']],
+} as const
+
 export class EngineMetrics {
   readonly #backend: Backend
   readonly #labels: () => ModelLabels
   readonly #counters: Record<CounterKey, Counter>
   readonly #last: Partial<Record<CounterKey, number>> = {}
   readonly #gauges: ReturnType<typeof engineGauges>
+  readonly #deviceCounters: Record<keyof typeof DEVICE_COUNTERS, Counter>
+  /** Last values of the device's counters, by series. */
+  readonly #lastOfDevice = new Map<string, number>()
   readonly #iterationTokens: Histogram
+  readonly #stepTime: Histogram
   #restarts = 0
 
   constructor(registry: Registry, backend: Backend, labels: () => ModelLabels) {
@@ -38,14 +49,23 @@ export class EngineMetrics {
     this.#iterationTokens = new Histogram({
       name: 'vllm:iteration_tokens_total', help: 'Tokens of one step.', labelNames, buckets: [...BUCKETS.iteration], registers,
     })
+    this.#deviceCounters = Object.fromEntries(Object.entries(DEVICE_COUNTERS).map(([key, [name, help, labelNames]]) =>
+      [key, new Counter({ name, help, labelNames, registers })])) as Record<keyof typeof DEVICE_COUNTERS, Counter>
+    this.#stepTime = new Histogram({
+      name: 'lorikeet_step_time_seconds', help: 'Time of one step.', labelNames: ['phase'], buckets: [...BUCKETS.step], registers,
+    })
     this.#gauges = engineGauges(registry)
     backend.onStats((stats, engine) => this.#update(stats, engine))
   }
 
   #update(stats: EngineStats, engine: Engine): void {
     const labels = this.#labels()
-    this.#updateCounters(stats, engine, labels)
+    const restarted = engine.restarts !== this.#restarts
+    this.#restarts = engine.restarts
+    this.#updateCounters(stats, restarted, labels)
+    this.#updateDevice(stats, restarted)
     for (const tokens of stats.stepTokens) this.#iterationTokens.observe(labels, tokens)
+    for (const [phase, seconds] of stats.stepSeconds) this.#stepTime.observe({ phase }, seconds)
     const { running, waiting, waitingByReason, kvUsage, memory, restarts, cacheConfig } = this.#gauges
     const forAdapters = [...this.#backend.adapters().waiting().values()].reduce((sum, requests) => sum + requests, 0)
     running.set(labels, stats.running)
@@ -61,15 +81,32 @@ export class EngineMetrics {
   }
 
   /** Adds what is new since the last look; after a restart everything is. */
-  #updateCounters(stats: EngineStats, engine: Engine, labels: ModelLabels): void {
-    const restarted = engine.restarts !== this.#restarts
-    this.#restarts = engine.restarts
+  #updateCounters(stats: EngineStats, restarted: boolean, labels: ModelLabels): void {
     for (const key of Object.keys(COUNTERS) as CounterKey[]) {
       const last = restarted ? 0 : (this.#last[key] ?? 0)
       const now = stats[key]
       this.#counters[key].inc(labels, now >= last ? now - last : now)
       this.#last[key] = now
     }
+  }
+
+  /** The CPU has no memory of its own and no graphs: its series stay away. */
+  #updateDevice({ device }: EngineStats, restarted: boolean): void {
+    if (restarted) this.#lastOfDevice.clear()
+    const grow = (kind: keyof typeof DEVICE_COUNTERS, labels: Record<string, string>, now: number) => {
+      const series = `${kind} ${Object.values(labels).join(' ')}`
+      const last = this.#lastOfDevice.get(series) ?? 0
+      this.#deviceCounters[kind].inc(labels, now >= last ? now - last : now)
+      this.#lastOfDevice.set(series, now)
+    }
+    for (const [phase, { steps, seconds }] of Object.entries(device.stepTimes) as [StepPhase, typeof device.stepTimes[StepPhase]][]) {
+      grow('measured', { phase }, steps)
+      for (const [part, sum] of Object.entries(seconds) as [StepPart, number][]) grow('parts', { phase, part }, sum)
+    }
+    if (device.totalBytes === 0) return
+    this.#gauges.deviceMemory.set({ kind: 'total' }, device.totalBytes)
+    this.#gauges.deviceMemory.set({ kind: 'free' }, device.freeBytes)
+    for (const [event, n] of Object.entries(device.graphs)) grow('graphs', { event }, n)
   }
 
   /** One series with the names in its labels, its value the time: the Gateway API reads the one with the highest value. */
@@ -100,6 +137,7 @@ function engineGauges(registry: Registry) {
     ]),
     cacheConfig: gauge('vllm:cache_config_info', 'Shape of the KV cache.', ['engine', 'block_size', 'num_gpu_blocks']),
     memory: gauge('lorikeet_engine_memory_bytes', 'Memory of the engine by purpose.', ['purpose']),
+    deviceMemory: gauge('lorikeet_device_memory_bytes', 'Memory of the GPU: all of it, and what is free.', ['kind']),
     restarts: gauge('lorikeet_engine_restarts_total', 'Restarts of the engine process.', []),
   }
 }

@@ -9,6 +9,7 @@ t.test('without flags and variables every setting has its default', async (t) =>
   })
   t.match(config.engine, {
     model: '', device: 'auto', compute: 'auto', weights: 'nf4', head: 'auto', maxNumSeqs: 128, maxQueue: 512, prefixCache: true,
+    gpuMemoryUtilization: 0.9, nvtx: false,
   })
 })
 
@@ -16,6 +17,7 @@ t.test('every setting is a flag and a variable, and the flag wins', async (t) =>
   t.equal(loadConfig([], { LORIKEET_MAX_MODEL_LEN: '2048' }).maxModelLen, 2_048)
   t.equal(loadConfig(['--max-model-len', '1024'], { LORIKEET_MAX_MODEL_LEN: '2048' }).maxModelLen, 1_024)
   t.equal(loadConfig([], { LORIKEET_PREFIX_CACHE: 'false' }).prefixCache, false)
+  t.equal(loadConfig([], { LORIKEET_GPU_MEMORY_UTILIZATION: '.45', LORIKEET_NVTX: '1' }).engine.gpuMemoryUtilization, 0.45)
   t.equal(loadConfig(['--no-prefix-cache'], {}).engine.prefixCache, false)
   t.equal(loadConfig([], { LORIKEET_PORT: '' }).port, 8_000, 'an empty variable is as if absent')
 })
@@ -48,6 +50,8 @@ t.test('a malformed value stops the start with its name', async (t) => {
     [['--weights', 'q4'], /^--weights expects one of nf4, bf16, f32, not "q4"/],
     [['--device', 'tpu'], /^--device/],
     [['--kv-cache-bytes', '5XB'], /^--kv-cache-bytes/],
+    [['--gpu-memory-utilization', '1.5'], /^--gpu-memory-utilization expects a number above 0, at most 1, not "1.5"/],
+    [['--gpu-memory-utilization', '0'], /^--gpu-memory-utilization/],
     [['--request-timeout', 'soon'], /^--request-timeout/],
     [['--adapter', 'nopath'], /^--adapter expects NAME=PATH/],
     [['--adapter', '=x'], /^--adapter/],

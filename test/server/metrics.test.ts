@@ -93,6 +93,45 @@ t.test('every step counts once in the iteration histogram', async (t) => {
   t.equal(value(text, `vllm:iteration_tokens_total_count${LABELS}`), 4)
 })
 
+t.test('steps are timed by phase, as a whole and by part', async (t) => {
+  const app = await startApp(t)
+  const base = await app.engine.stats()
+  const decode = { steps: 2, seconds: { upload: 0.001, layers: 0.01, head: 0.004, sample: 0.002 } }
+  const device = { ...base.device, stepTimes: { ...base.device.stepTimes, decode } }
+  app.engine.stats = async () => ({ ...base, stepSeconds: [['decode', 0.0008], ['decode', 0.0012], ['prefill', 0.02]], device })
+  const text = await scrape(app)
+  t.equal(value(text, 'lorikeet_step_time_seconds_count{phase="decode"}'), 2)
+  t.equal(value(text, 'lorikeet_step_time_seconds_bucket{le="0.001",phase="decode"}'), 1)
+  t.equal(value(text, 'lorikeet_step_time_seconds_sum{phase="prefill"}'), 0.02)
+  t.equal(value(text, 'lorikeet_steps_measured_total{phase="decode"}'), 2)
+  t.equal(value(text, 'lorikeet_step_part_seconds_total{phase="decode",part="layers"}'), 0.01)
+  t.equal(value(text, 'lorikeet_step_part_seconds_total{phase="mixed",part="head"}'), 0)
+  t.notMatch(text, /^lorikeet_device_memory_bytes\{/m, 'a CPU has none')
+  t.notMatch(text, /^lorikeet_cuda_graphs_total\{/m)
+})
+
+t.test('a GPU tells its memory, by purpose and as a whole, and its graphs; counters grow on across a restart', async (t) => {
+  const app = await startApp(t)
+  const base = await app.engine.stats()
+  const report = (hit: number, freeBytes: number) => (app.engine.stats = async () => ({
+    ...base, memory: { weights: 5, kv_global: 7, kv_sliding: 9 },
+    device: { ...base.device, totalBytes: 80e9, freeBytes, graphs: { hit, capture: 3, plain: 4 } },
+  }))
+  report(100, 9e9)
+  let text = await scrape(app)
+  t.equal(value(text, 'lorikeet_device_memory_bytes{kind="total"}'), 80e9)
+  t.equal(value(text, 'lorikeet_device_memory_bytes{kind="free"}'), 9e9)
+  t.equal(value(text, 'lorikeet_engine_memory_bytes{purpose="kv_sliding"}'), 9)
+  t.equal(value(text, 'lorikeet_cuda_graphs_total{event="hit"}'), 100)
+  report(150, 8e9)
+  t.equal(value(await scrape(app), 'lorikeet_cuda_graphs_total{event="hit"}'), 150)
+  app.engine.restarts = 1
+  report(160, 8e9)
+  text = await scrape(app)
+  t.equal(value(text, 'lorikeet_cuda_graphs_total{event="hit"}'), 310)
+  t.equal(value(text, 'lorikeet_cuda_graphs_total{event="plain"}'), 8)
+})
+
 t.test('adapters in use are named by slot', async (t) => {
   const { BaseOnlyDirectory } = await import('../../server/adapter-directory.js')
   class Named extends BaseOnlyDirectory {
