@@ -20,7 +20,9 @@ export function serveEngine(create: CreateEngine): void {
   // A terminal's Ctrl-C reaches the whole process group: the parent decides what it means.
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
   // Without its parent nobody reads what this process makes. It holds no state, and an exit could wait for a step that never ends.
-  process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'))
+  const end = () => process.kill(process.pid, 'SIGKILL')
+  process.on('disconnect', end)
+  if (!process.connected) return void end()  // it went while this file was being loaded
   let served: ServedEngine | undefined
   process.on('message', (message: ToEngine) => {
     if (message.type === 'start') void start(create, message).then((engine) => { served = engine })

@@ -88,18 +88,6 @@ t.test('a device that is lost ends the process with a report: requests end as wi
   await works(t, engine)
 })
 
-t.test('a request that cost the device twice is refused', async (t) => {
-  const engine = await startFake({}, FAST)
-  t.teardown(() => engine.close())
-  const poison = request({ prompt: { tokenIds: [FAIL_TOKEN] } })
-  for (let i = 1; i <= 2; i++) {
-    await t.rejects(collect(engine.generate(poison)), { code: 'ENGINE_RESTARTED' })
-    await until(async () => engine.restarts === i && engine.state === 'ready' || undefined)
-  }
-  await t.rejects(collect(engine.generate(poison)), { code: 'QUARANTINED' })
-  await works(t, engine)
-})
-
 t.test('readers that stop reading, and an engine with nothing to do, are no hang', async (t) => {
   const engine = await startFake({ maxModelLen: 4000, nGlobalBlocks: 1100, nSlidingBlocks: 100 }, WATCHED)
   t.teardown(() => engine.close())
