@@ -4,25 +4,23 @@
 
 namespace lorikeet::cuda {
 
-enum StickyError : int {
-  kEccUncorrectable = 214,
-  kNvlinkUncorrectable = 220,
-  kContained = 226,
-  kIllegalAddress = 700,
-  kLaunchTimeout = 702,
-  kContextIsDestroyed = 709,
-  kAssert = 710,
-  kHardwareStackError = 714,
-  kIllegalInstruction = 715,
-  kMisalignedAddress = 716,
-  kInvalidAddressSpace = 717,
-  kInvalidPc = 718,
-  kLaunchFailure = 719,
-  kTensorMemoryLeak = 721,
-  kMpsClientTerminated = 810,
-  kExternalDevice = 911,
-  kUnknown = 999,
-};
+constexpr int kEccUncorrectable = 214,
+              kNvlinkUncorrectable = 220,
+              kContained = 226,
+              kIllegalAddress = 700,
+              kLaunchTimeout = 702,
+              kContextIsDestroyed = 709,
+              kAssert = 710,
+              kHardwareStackError = 714,
+              kIllegalInstruction = 715,
+              kMisalignedAddress = 716,
+              kInvalidAddressSpace = 717,
+              kInvalidPc = 718,
+              kLaunchFailure = 719,
+              kTensorMemoryLeak = 721,
+              kMpsClientTerminated = 810,
+              kExternalDevice = 911,
+              kUnknown = 999;
 
 /// A cudaError_t that "leaves the process in an inconsistent state" (CUDA runtime API, cudaError). Out of memory and bad arguments do not.
 constexpr bool is_sticky(int error) {
