@@ -106,7 +106,10 @@ void Decode::prepare(const Weights& weights) {
   weights_ = &weights;
   memory_.reset();
   usable_ = fits(weights);
-  if (usable_) memory_ = std::make_unique<Memory>(weights.config);
+  resident_.reset();
+  if (!usable_) return;
+  memory_ = std::make_unique<Memory>(weights.config);
+  if (overlaps_) resident_ = Resident::make(weights);
 }
 
 /// Fills and uploads the step's data. @returns what the step needs a graph of.
@@ -155,8 +158,10 @@ Decode::Shape Decode::write_step(const Weights& weights, const AdapterSlots& slo
     rank_tiles = std::max(rank_tiles, index.rank_tiles);
   }
   step.n_groups = n_groups;
+  const Resident::Shape resident = resident_ && !n_groups ? resident_->shape_of(T, longest) : Resident::Shape{};
+  if (resident.n_tokens) resident_->begin(resident, step);
   check(cudaMemcpyAsync(m.step.data(), m.staging, need, cudaMemcpyHostToDevice, stream_), "upload of a step");
-  const int tokens = bucket(kTokenBuckets, T);
+  const int tokens = resident.n_tokens ? resident.n_tokens : bucket(kTokenBuckets, T);
   if (rank_tiles == 3) rank_tiles = 4;
   return {static_cast<const KvPoolCuda&>(*pools.global).buffer.data(),
           static_cast<const KvPoolCuda&>(*pools.sliding).buffer.data(),
@@ -164,7 +169,8 @@ Decode::Shape Decode::write_step(const Weights& weights, const AdapterSlots& slo
           std::min(tokens, bucket(kTokenBuckets, int(batch.outputs.size()))),
           splits_for(tokens, weights.config.n_kv_heads, longest),
           n_groups ? bucket(kGroupBuckets, n_groups) : 0,
-          n_groups ? std::max(rank_tiles, 1) : 0};
+          n_groups ? std::max(rank_tiles, 1) : 0,
+          resident};
 }
 
 bool Decode::run(Tensor hidden, const Weights& weights, const AdapterSlots& slots, KvPools& pools, const Batch& batch) {
@@ -227,11 +233,28 @@ void Decode::launch(const Shape& shape, Tensor hidden, const Weights& weights, K
                 as(m.rope_global), c.rope_theta_local, c.rope_theta_global, c.rope_scaling_factor, weights.embed_scale, c.hidden_size,
                 c.head_dim, shape.n_tokens, as<int>(m.counters), m.n_counters},
                stream_);
+  if (shape.resident.n_tokens) return launch_resident(shape, hidden, pools);
   for (int i = 0; i < c.n_layers; i++) launch_layer(i, shape, weights, pools);
   norm_to_rows(nv(hidden.b16()), shape.n_outputs,
                {as(m.x[shape.n_tokens <= kRowsInShared]), as(m.y), as(m.y_squares), weights.layers.back().post_feedforward_layernorm,
                 weights.final_norm, c.rms_norm_eps, c.hidden_size, shape.n_tokens},
                m.device_step(), overlaps_, stream_);
+}
+
+void Decode::launch_resident(const Shape& shape, Tensor hidden, KvPools& pools) {
+  const Memory& m = *memory_;
+  ResidentArgs args{};
+  args.step = m.device_step();
+  args.tables = m.tables();
+  args.x = as(m.x[0]);
+  args.hidden = nv(hidden.b16());
+  args.n_outputs = shape.n_outputs;
+  for (const bool global : {false, true}) {
+    ResidentAttention& a = args.attention[global];
+    a.rope = as(global ? m.rope_global : m.rope_local);
+    a.pool = view(global ? *pools.global : *pools.sliding, 0);
+  }
+  resident_->launch(shape.resident, args, stream_);
 }
 
 /// Up to kRowsInShared tokens the products norm the stream themselves, so it moves from one x to the other: x[1] is what a layer leaves,

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "../core/forward.h"
+#include "decode_resident.h"
 #include "decode_step.h"
 
 namespace lorikeet::cuda {
@@ -28,6 +29,7 @@ class Decode {
   struct Shape {
     const void *global_pool, *sliding_pool;
     int n_tokens, n_outputs, n_splits, n_groups, rank_tiles;
+    Resident::Shape resident;
     auto operator<=>(const Shape&) const = default;
   };
   struct Graph {
@@ -39,6 +41,7 @@ class Decode {
   void prepare(const Weights& weights);
   Shape write_step(const Weights& weights, const AdapterSlots& slots, const KvPools& pools, const Batch& batch);
   void launch(const Shape& shape, Tensor hidden, const Weights& weights, KvPools& pools);
+  void launch_resident(const Shape& shape, Tensor hidden, KvPools& pools);
   void launch_layer(int layer, const Shape& shape, const Weights& weights, KvPools& pools);
   void drop_graphs();
 
@@ -48,6 +51,7 @@ class Decode {
   const void* hidden_ = nullptr;      // where the graphs write
   bool usable_ = false;
   std::unique_ptr<Memory> memory_;
+  std::unique_ptr<Resident> resident_;  // null: not for this model or device
   std::map<Shape, Graph> graphs_;
 };
 

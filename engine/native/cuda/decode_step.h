@@ -40,6 +40,7 @@ struct DecodeStep {
   DeviceRow rows[kDecodeTokens];
   DeviceGroup groups[kDecodeTokens];
   int32_t n_groups;
+  int32_t set, used_splits[2];  // of the resident kernel's exchange: whose turn it is, and what the other set last held
 };
 
 /// Activations [T, K] bf16 as B fragments: for eight tokens and 64 columns two uint4 a lane, see fragment_place.

@@ -15,7 +15,8 @@ struct KvView {
   nv_bf16* data;
   int n_layers, n_kv_heads, head_dim, layer;
 #if defined(__CUDACC__)
-  __device__ nv_bf16* keys(int block, int head) const {
+  __device__ nv_bf16* keys(int block, int head) const { return keys(block, layer, head); }
+  __device__ nv_bf16* keys(int block, int layer, int head) const {
     const int64_t index = (int64_t(block) * n_layers + layer) * n_kv_heads + head;
     return data + index * 2 * kBlockTokens * head_dim;
   }

