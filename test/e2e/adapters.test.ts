@@ -69,7 +69,6 @@ async function complete(url: string, model: string, maxTokens: number, onFirstTo
   return { text: choices.map((choice) => choice?.delta?.content ?? '').join(''), tokens: choices.flatMap(saidBy) }
 }
 
-/** Hot sampling parts early where bits may differ: on CUDA a fifth of the tokens must come before that. */
 /** On CUDA draws at this temperature part at the first rounding, as a cached prefix makes one: which adapter answered is in the scores up to there. */
 function same(t: Test, found: readonly Answer[], expected: readonly Answer[], what: string): void {
   if (!isCuda) t.same(found.map(({ text }) => text), expected.map(({ text }) => text), what)
