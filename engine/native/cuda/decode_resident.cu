@@ -80,6 +80,7 @@ std::unique_ptr<Resident> Resident::make(const Weights& weights) {
   r->n_blocks_ = n;
   const auto take = [&]<class Built>(Built) {
     if (c.hidden_size != Built::kWarps * Built::kTiles * kTileCols || c.n_heads != c.n_kv_heads * Built::kGroup) return;
+    if (n < Built::kMostTokens * c.n_kv_heads) return;  // a block takes one token and kv head at most
     r->launch_ = Built::launch;
     r->most_tokens_ = Built::kMostTokens;
   };
