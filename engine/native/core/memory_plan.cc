@@ -91,7 +91,8 @@ MemoryNeed reserve_need(const Gemma3Config& c, const DeviceMemory& memory, int m
   const uint64_t largest = uint64_t(2) * c.intermediate_size * uint64_t(c.hidden_size) * 2;  // gate_up as bf16, where it is not kept
   const uint64_t lora = uint64_t(max_batch_tokens) * uint64_t(max_lora_rank) * 4 * 4;
   const uint64_t decode = 256 * uint64_t(c.q_dim()) * 4 + 64 * uint64_t(6 * c.hidden_size + 4 * c.intermediate_size) * 4;
-  return {"reserve", driver + largest + lora + decode + 64 * kMiB};
+  const uint64_t exchange = 128 * kMiB;  // of decode's resident kernel
+  return {"reserve", driver + largest + lora + decode + exchange + 64 * kMiB};
 }
 
 MemoryPlan plan_memory(const DeviceMemory& memory, double share, const std::vector<MemoryNeed>& needs, uint64_t least_kv,

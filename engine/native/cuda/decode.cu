@@ -103,13 +103,17 @@ void Decode::drop_graphs() {
 void Decode::prepare(const Weights& weights) {
   if (weights_ == &weights) return;
   drop_graphs();
-  weights_ = &weights;
   memory_.reset();
-  usable_ = fits(weights);
   resident_.reset();
-  if (!usable_) return;
-  memory_ = std::make_unique<Memory>(weights.config);
-  if (overlaps_) resident_ = Resident::make(weights);
+  usable_ = fits(weights);
+  if (usable_) memory_ = std::make_unique<Memory>(weights.config);
+  weights_ = &weights;
+  if (!usable_ || !overlaps_) return;
+  try {
+    resident_ = Resident::make(weights);
+  } catch (const Error& e) {
+    if (std::string_view(e.code()) != "OUT_OF_MEMORY") throw;  // else steps go the other way
+  }
 }
 
 /// Fills and uploads the step's data. @returns what the step needs a graph of.
@@ -119,7 +123,7 @@ Decode::Shape Decode::write_step(const Weights& weights, const AdapterSlots& slo
   for (const BatchRow& row : batch.rows) n_entries += size_t(row.n_global + row.n_sliding);
   const size_t need = sizeof(DecodeStep) + n_entries * 4;
   check(cudaStreamSynchronize(stream_), "step");  // the last step has read its data
-  if (m.step.bytes() < need) {
+  if (m.step.bytes() < need || !m.staging) {
     drop_graphs();  // they know the address
     if (m.staging) cudaFreeHost(m.staging);
     m.staging = nullptr;
@@ -167,7 +171,7 @@ Decode::Shape Decode::write_step(const Weights& weights, const AdapterSlots& slo
           static_cast<const KvPoolCuda&>(*pools.sliding).buffer.data(),
           tokens,
           std::min(tokens, bucket(kTokenBuckets, int(batch.outputs.size()))),
-          splits_for(tokens, weights.config.n_kv_heads, longest),
+          resident.n_tokens ? 0 : splits_for(tokens, weights.config.n_kv_heads, longest),
           n_groups ? bucket(kGroupBuckets, n_groups) : 0,
           n_groups ? std::max(rank_tiles, 1) : 0,
           resident};
@@ -185,6 +189,7 @@ bool Decode::run(Tensor hidden, const Weights& weights, const AdapterSlots& slot
   if (graph.uses++ == 0) {  // a size seen once is not worth a capture, and kernels are loaded outside of one
     launch(shape, hidden, weights, pools);
     plain++;
+    if (shape.resident.n_tokens) resident_->queued(shape.resident);
     return true;
   }
   (graph.exec ? hits : captures)++;
@@ -203,6 +208,7 @@ bool Decode::run(Tensor hidden, const Weights& weights, const AdapterSlots& slot
     check(status, "cudaGraphInstantiate");
   }
   check(cudaGraphLaunch(graph.exec, stream_), "cudaGraphLaunch");
+  if (shape.resident.n_tokens) resident_->queued(shape.resident);
   return true;
 }
 

@@ -2,7 +2,7 @@
 // and keeps them, for all tokens, in shared memory: a norm's sums are all that a block's warps tell each other about it. Weights stream in
 // as resident_stages.h says, values travel between blocks as decode_exchange.h says. A layer is
 //   norm, qkv | attention (| merging of its splits) | o | norm, gate and up, GEGLU | down
-// and every bar is one such exchange. The words of a step are emptied during the next: there are two sets in turn.
+// and every bar is one such exchange. The words of a step are emptied during the next of as many tokens: there are two sets in turn.
 #include <algorithm>
 #include <bit>
 
@@ -25,6 +25,12 @@ __global__ void __launch_bounds__((N + 1) * kWarp, 1) resident_kernel(const __gr
 template <int KT, int N, int G>
 struct Build {
   static constexpr int kWarps = N, kTiles = KT, kGroup = G, kMostTokens = N * KT <= 18 ? 8 : 4;
+  /// Whether the device runs code of 9.0 or later: code of earlier ones, compiled again by the driver, has an empty kernel.
+  static bool has_code() {
+    cudaFuncAttributes attributes;
+    check(cudaFuncGetAttributes(&attributes, resident_kernel<1, KT, N, G>), "the resident kernel's code");
+    return attributes.ptxVersion >= 90;
+  }
   template <int T>
   static void launch_for(const ResidentArgs& p, int n_blocks, cudaStream_t stream) {
     constexpr auto kernel = resident_kernel<T, KT, N, G>;
@@ -80,6 +86,7 @@ std::unique_ptr<Resident> Resident::make(const Weights& weights) {
   r->n_blocks_ = n;
   const auto take = [&]<class Built>(Built) {
     if (c.hidden_size != Built::kWarps * Built::kTiles * kTileCols || c.n_heads != c.n_kv_heads * Built::kGroup) return;
+    if (!Built::has_code()) return;
     if (n < Built::kMostTokens * c.n_kv_heads) return;  // a block takes one token and kv head at most
     r->launch_ = Built::launch;
     r->most_tokens_ = Built::kMostTokens;
@@ -154,10 +161,14 @@ Resident::Shape Resident::shape_of(int n_tokens, int longest) const {
 void Resident::begin(const Shape& shape, DecodeStep& step) {
   Sets& sets = sets_[set_of(shape.n_tokens)];
   step.set = sets.turn;
+  std::copy_n(sets.splits[sets.turn ^ 1], 2, step.used_splits);
+}
+
+void Resident::queued(const Shape& shape) {
+  Sets& sets = sets_[set_of(shape.n_tokens)];
   sets.splits[sets.turn][0] = shape.n_splits_sliding;
   sets.splits[sets.turn][1] = shape.n_splits_global;
   sets.turn ^= 1;
-  std::copy_n(sets.splits[sets.turn], 2, step.used_splits);
 }
 
 void Resident::launch(const Shape& shape, ResidentArgs args, cudaStream_t stream) {

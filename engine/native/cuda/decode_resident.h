@@ -65,6 +65,8 @@ class Resident {
   Shape shape_of(int n_tokens, int longest) const;
   /// Tells the step which set of words is its own, and what the other holds.
   void begin(const Shape& shape, DecodeStep& step);
+  /// The step's kernel will run, so its set is full and the other one empty. A step that failed before does not count.
+  void queued(const Shape& shape);
   /// args: what does not depend on the model alone (step, tables, x, hidden, n_outputs; ropes and pools of attention).
   void launch(const Shape& shape, ResidentArgs args, cudaStream_t stream);
 

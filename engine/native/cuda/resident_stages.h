@@ -37,7 +37,7 @@ __device__ inline void copy_bulk(uint32_t to, const void* from, int bytes, uint3
                "r"(barrier)
                : "memory");
 }
-#else  // such a device is refused before the launch
+#else  // such code is refused before the launch
 __device__ inline void barrier_init(uint32_t, int) {}
 __device__ inline void barriers_made() {}
 __device__ inline void barrier_arrive(uint32_t) {}
