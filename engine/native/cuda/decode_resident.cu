@@ -20,8 +20,8 @@ __global__ void __launch_bounds__((N + 1) * kWarp, 1) resident_kernel(const __gr
 #endif
 }
 
-// What the kernel is built for: tiles of columns a warp, warps, query heads of a kv head. 4b would be <2, 20, 2>: it has been timed, but its
-// answers have not been compared with the CPU's.
+// What the kernel is built for: tiles of columns a warp, warps, query heads of a kv head. 4b would be <2, 20, 2>: it has been timed, but
+// its answers have not been compared with the CPU's.
 template <int KT, int N, int G>
 struct Build {
   static constexpr int kWarps = N, kTiles = KT, kGroup = G, kMostTokens = N * KT <= 18 ? 8 : 4;
