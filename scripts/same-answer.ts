@@ -38,6 +38,7 @@ export function compareAnswers(found: readonly SaidToken[], expected: readonly S
       return { nShared: i, largestDifference, fault: `token ${i}: log-probabilities differ by ${difference}` }
     }
     if (a.token === b.token) continue
+    if (!a.top?.length || !b.top?.length) return { nShared: i, largestDifference, fault: `token ${i}: no log-probabilities to compare` }
     const margin = marginOf(b)
     const isClear = isGreedy && !(margin <= BF16_CLEAR_MARGIN)
     return { nShared: i, largestDifference, ...(isClear && { fault: `token ${i}: ${a.token}, expected ${b.token} by ${margin}` }) }

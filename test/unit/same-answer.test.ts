@@ -38,4 +38,5 @@ t.test('answers of different lengths are not the same, nor are those without log
   t.match(compareAnswers(answer.slice(0, 3), answer, true).fault, /3 tokens, expected 4/)
   t.match(compareAnswers(answer, answer.slice(0, 3), true).fault, /4 tokens, expected 3/)
   t.match(compareAnswers([{ token: 10 }], [{ token: 10 }], true).fault, /NaN/)
+  t.match(compareAnswers([{ token: 11 }], [{ token: 10 }], false).fault, /no log-probabilities to compare/)
 })
