@@ -162,7 +162,8 @@ Decode::Shape Decode::write_step(const Weights& weights, const AdapterSlots& slo
     rank_tiles = std::max(rank_tiles, index.rank_tiles);
   }
   step.n_groups = n_groups;
-  const Resident::Shape resident = resident_ && !n_groups ? resident_->shape_of(T, longest) : Resident::Shape{};
+  step.rank_tiles = rank_tiles;
+  const Resident::Shape resident = resident_ ? resident_->shape_of(T, longest, n_groups > 0) : Resident::Shape{};
   if (resident.n_tokens) resident_->begin(resident, step);
   check(cudaMemcpyAsync(m.step.data(), m.staging, need, cudaMemcpyHostToDevice, stream_), "upload of a step");
   const int tokens = resident.n_tokens ? resident.n_tokens : bucket(kTokenBuckets, T);
@@ -172,8 +173,8 @@ Decode::Shape Decode::write_step(const Weights& weights, const AdapterSlots& slo
           tokens,
           std::min(tokens, bucket(kTokenBuckets, int(batch.outputs.size()))),
           resident.n_tokens ? 0 : splits_for(tokens, weights.config.n_kv_heads, longest),
-          n_groups ? bucket(kGroupBuckets, n_groups) : 0,
-          n_groups ? std::max(rank_tiles, 1) : 0,
+          n_groups && !resident.n_tokens ? bucket(kGroupBuckets, n_groups) : 0,
+          n_groups && !resident.n_tokens ? std::max(rank_tiles, 1) : 0,
           resident};
 }
 

@@ -2,67 +2,44 @@
 // and keeps them, for all tokens, in shared memory: a norm's sums are all that a block's warps tell each other about it. Weights stream in
 // as resident_stages.h says, values travel between blocks as decode_exchange.h says. A layer is
 //   norm, qkv | attention (| merging of its splits) | o | norm, gate and up, GEGLU | down
-// and every bar is one such exchange. The words of a step are emptied during the next of as many tokens: there are two sets in turn.
+// and every bar is one such exchange. Adapters: A x is more row tiles of a product, for the blocks that have fewer of them, and one
+// exchange more; B's part is added to the sums of whoever has the rows (resident_lora.h). The words of a step are emptied during the next
+// of as many tokens: there are two sets in turn.
 #include <algorithm>
 #include <bit>
 
 #include "ops.h"
-#include "resident_block.h"
+#include "resident_kernel.h"
 #include "weights.h"
 
 namespace lorikeet::cuda {
 namespace {
 
-template <int T, int KT, int N, int G>
-__global__ void __launch_bounds__((N + 1) * kWarp, 1) resident_kernel(const __grid_constant__ ResidentArgs p) {
-#if __CUDA_ARCH__ >= 900
-  Block<T, KT, N, G>(p).run();
-#endif
-}
-
-// What the kernel is built for: tiles of columns a warp, warps, query heads of a kv head. 4b would be <2, 20, 2>: it has been timed, but
-// its answers have not been compared with the CPU's.
-template <int KT, int N, int G>
+/// Launches of one model's plans.
+template <template <int, bool> class PlanOf>
 struct Build {
-  static constexpr int kWarps = N, kTiles = KT, kGroup = G, kMostTokens = N * KT <= 18 ? 8 : 4;
-  /// Whether the device runs code of 9.0 or later: code of earlier ones, compiled again by the driver, has an empty kernel.
-  static bool has_code() {
-    cudaFuncAttributes attributes;
-    check(cudaFuncGetAttributes(&attributes, resident_kernel<1, KT, N, G>), "the resident kernel's code");
-    return attributes.ptxVersion >= 90;
-  }
+  using One = PlanOf<1, false>;
+  static constexpr int kMostTokens = One::kColumnTiles <= 18 ? 8 : 4;
   template <int T>
-  static void launch_for(const ResidentArgs& p, int n_blocks, cudaStream_t stream) {
-    constexpr auto kernel = resident_kernel<T, KT, N, G>;
-    allow_shared<kernel>();
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeCooperative;  // all blocks at once or an error
-    attribute.val.cooperative = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(unsigned(n_blocks));
-    config.blockDim = dim3((N + 1) * kWarp);
-    config.dynamicSmemBytes = BlockPlan<T, KT, N, G>::kBytes;
-    config.stream = stream;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    check(cudaLaunchKernelEx(&config, kernel, p), "launch of the resident kernel");
+  static void launch_for(bool adapters, const ResidentArgs& p, int n_blocks, cudaStream_t stream) {
+    if (adapters)
+      launch_resident<PlanOf<T, true>>(p, n_blocks, stream);
+    else
+      launch_resident<PlanOf<T, false>>(p, n_blocks, stream);
   }
-  static void launch(int n_tokens, const ResidentArgs& p, int n_blocks, cudaStream_t stream) {
-    switch (n_tokens) {
+  static void launch(const Resident::Shape& shape, const ResidentArgs& p, int n_blocks, cudaStream_t stream) {
+    switch (shape.n_tokens) {
       case 1:
-        return launch_for<1>(p, n_blocks, stream);
+        return launch_for<1>(shape.adapters, p, n_blocks, stream);
       case 2:
-        return launch_for<2>(p, n_blocks, stream);
+        return launch_for<2>(shape.adapters, p, n_blocks, stream);
       case 4:
-        return launch_for<4>(p, n_blocks, stream);
+        return launch_for<4>(shape.adapters, p, n_blocks, stream);
       default:
-        if constexpr (kMostTokens >= 8) return launch_for<8>(p, n_blocks, stream);
+        if constexpr (kMostTokens >= 8) return launch_for<8>(shape.adapters, p, n_blocks, stream);
     }
   }
 };
-
-using Of270m = Build<1, 10, 4>;
-using Of1b = Build<1, 18, 4>;
 
 int attribute_of_device(cudaDeviceAttr attribute) {
   int device = 0, value = 0;
@@ -85,14 +62,16 @@ std::unique_ptr<Resident> Resident::make(const Weights& weights) {
   r->weights_ = &weights;
   r->n_blocks_ = n;
   const auto take = [&]<class Built>(Built) {
-    if (c.hidden_size != Built::kWarps * Built::kTiles * kTileCols || c.n_heads != c.n_kv_heads * Built::kGroup) return;
-    if (!Built::has_code()) return;
+    using Plan = typename Built::One;
+    if (c.hidden_size != Plan::kColumns || c.n_heads != c.n_kv_heads * Plan::G) return;
+    if (!has_resident_code<Plan>()) return;
     if (n < Built::kMostTokens * c.n_kv_heads) return;  // a block takes one token and kv head at most
     r->launch_ = Built::launch;
+    r->n_warps_ = Plan::kWarps;
     r->most_tokens_ = Built::kMostTokens;
   };
-  take(Of270m{});
-  take(Of1b{});
+  take(Build<PlanOf270m>{});
+  take(Build<PlanOf1b>{});
   if (!r->launch_) return nullptr;
 
   std::vector<ResidentLayer> layers(size_t(c.n_layers) + 1);
@@ -140,6 +119,13 @@ ExchangePlaces Resident::places(int n_tokens) const {
     end += (words + 3) / 4 * 4;
     return begin;
   };
+  const auto shrunk = [&](int kind, int modules, int64_t columns) {
+    at.shrunk[kind] = take(modules * ceil_div(int(columns / kTileCols), n_warps_) * T * kDecodeRank);
+  };
+  shrunk(kQkv, 3, c.hidden_size);
+  shrunk(kO, 1, c.q_dim());
+  shrunk(kGateUp, 2, c.hidden_size);
+  shrunk(kDown, 1, c.intermediate_size);
   at.qkv = take(T * int(c.q_dim() + 2 * c.kv_dim()));
   at.stats = take(T * splits * c.n_heads * 2);
   at.attended = take(T * int(c.q_dim()) / 2);
@@ -152,22 +138,24 @@ ExchangePlaces Resident::places(int n_tokens) const {
 }
 
 /// Splits of about 64 keys; more of a long context, as far as there are blocks.
-Resident::Shape Resident::shape_of(int n_tokens, int longest) const {
+Resident::Shape Resident::shape_of(int n_tokens, int longest, bool adapters) const {
   if (n_tokens > most_tokens_) return {};
   const int T = int(std::bit_ceil(unsigned(n_tokens))), most = most_splits(T), few = std::min(most, T == 1 ? 8 : 16);
-  return {T, few, longest > 1024 ? most : few};
+  return {T, few, longest > 1024 ? most : few, adapters};
 }
 
 void Resident::begin(const Shape& shape, DecodeStep& step) {
   Sets& sets = sets_[set_of(shape.n_tokens)];
   step.set = sets.turn;
   std::copy_n(sets.splits[sets.turn ^ 1], 2, step.used_splits);
+  step.used_adapters = sets.adapters[sets.turn ^ 1];
 }
 
 void Resident::queued(const Shape& shape) {
   Sets& sets = sets_[set_of(shape.n_tokens)];
   sets.splits[sets.turn][0] = shape.n_splits_sliding;
   sets.splits[sets.turn][1] = shape.n_splits_global;
+  sets.adapters[sets.turn] = shape.adapters;
   sets.turn ^= 1;
 }
 
@@ -186,7 +174,7 @@ void Resident::launch(const Shape& shape, ResidentArgs args, cudaStream_t stream
   args.attention[0].window = c.sliding_window;
   args.attention[0].n_splits = shape.n_splits_sliding;
   args.attention[1].n_splits = shape.n_splits_global;
-  launch_(shape.n_tokens, args, n_blocks_, stream);
+  launch_(shape, args, n_blocks_, stream);
 }
 
 }  // namespace lorikeet::cuda

@@ -6,24 +6,28 @@
 
 namespace lorikeet::cuda {
 
+/// The products of a layer.
+enum ProductKind { kQkv, kO, kGateUp, kDown, kKinds };
+
 /// One layer as the kernel finds it. One more than there are layers: its first norms are the last of the model.
 struct ResidentLayer {
-  const uint4* tiles[4];  // qkv, o, gate and up, down
-  const float* scales[4];
-  const float* norms[4];  // [H] of the last sublayer's output (null: none), before qkv; of o's output, before gate and up
+  const uint4* tiles[kKinds];
+  const float* scales[kKinds];
+  const float* norms[kKinds];  // [H] of the last sublayer's output (null: none), before qkv; of o's output, before gate and up
   const float *q_norm, *k_norm;
   int pool_layer, sliding;
 };
 
 /// Where a layer's results lie among its words of the exchange.
 struct ExchangePlaces {
-  int qkv;       // f32 [T, (heads + 2 kv heads) D]
-  int stats;     // float2 [T, splits, heads]
-  int attended;  // bf16 fragments of [T, heads D]
-  int mid;       // f32 fragments of [T, H]: o's output
-  int inner;     // bf16 fragments of [T, I]
-  int out;       // f32 fragments of [T, H]: down's output
-  int sums;      // f32 fragments of [splits, T, heads D]: last, as far as there are splits
+  int shrunk[kKinds];  // f32 [modules, rounds of column tiles, T, kDecodeRank]: A x of adapters
+  int qkv;             // f32 [T, (heads + 2 kv heads) D]
+  int stats;           // float2 [T, splits, heads]
+  int attended;        // bf16 fragments of [T, heads D]
+  int mid;             // f32 fragments of [T, H]: o's output
+  int inner;           // bf16 fragments of [T, I]
+  int out;             // f32 fragments of [T, H]: down's output
+  int sums;            // f32 fragments of [splits, T, heads D]: last, as far as there are splits
   int end;
 };
 
@@ -56,13 +60,14 @@ class Resident {
   /// What a launch is sized by.
   struct Shape {
     int n_tokens = 0, n_splits_sliding = 0, n_splits_global = 0;  // n_tokens 0: not for this kernel
+    bool adapters = false;
     auto operator<=>(const Shape&) const = default;
   };
 
   /// Null where the model, or the device, is not one that the kernel is built for.
   static std::unique_ptr<Resident> make(const Weights& weights);
 
-  Shape shape_of(int n_tokens, int longest) const;
+  Shape shape_of(int n_tokens, int longest, bool adapters) const;
   /// Tells the step which set of words is its own, and what the other holds.
   void begin(const Shape& shape, DecodeStep& step);
   /// The step's kernel will run, so its set is full and the other one empty. A step that failed before does not count.
@@ -75,11 +80,12 @@ class Resident {
     Buffer memory;
     int turn = 0;
     int32_t splits[2][2] = {};  // [set][sliding, global] that were last used
+    bool adapters[2] = {};      // whether the set was last used with some
   };
 
   const Weights* weights_ = nullptr;
-  int n_blocks_ = 0, most_tokens_ = 0;
-  void (*launch_)(int n_tokens, const ResidentArgs& args, int n_blocks, cudaStream_t stream) = nullptr;
+  int n_blocks_ = 0, n_warps_ = 0, most_tokens_ = 0;
+  void (*launch_)(const Shape& shape, const ResidentArgs& args, int n_blocks, cudaStream_t stream) = nullptr;
   Buffer layers_;
   Sets sets_[4];  // of 1, 2, 4, 8 tokens
 

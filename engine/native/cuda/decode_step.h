@@ -39,8 +39,8 @@ struct DecodeStep {
   int32_t group_of[kDecodeTokens];    // adapter group of a token, -1: base
   DeviceRow rows[kDecodeTokens];
   DeviceGroup groups[kDecodeTokens];
-  int32_t n_groups;
-  int32_t set, used_splits[2];  // of the resident kernel's exchange: whose turn it is, and what the other set last held
+  int32_t n_groups, rank_tiles;  // rank_tiles: of the highest rank
+  int32_t set, used_splits[2], used_adapters;  // of the resident kernel's exchange: whose turn it is, and what the other set last held
 };
 
 /// Activations [T, K] bf16 as B fragments: for eight tokens and 64 columns two uint4 a lane, see fragment_place.

@@ -9,15 +9,19 @@ namespace lorikeet::cuda {
 
 constexpr int kMostSharedBytes = 227 << 10, kMostLayers = 35;
 
-/// A block's shape and shared memory, for T tokens. N warps have KT tiles of columns each, and one more asks for weights; G query heads
-/// share a kv head.
-template <int T, int KT, int N, int G>
+/// A block's shape and shared memory, for TOKENS tokens. WARPS warps have TILES tiles of columns each, one more asks for weights, and with
+/// adapters another one for their pairs; GROUP query heads share a kv head.
+template <int TOKENS, int TILES, int WARPS, int GROUP, bool LORA>
 struct BlockPlan {
+  static constexpr int T = TOKENS, KT = TILES, N = WARPS, G = GROUP;
+  static constexpr bool kLora = LORA;
   static constexpr int kHead = 256, kWarps = N, kThreads = N * kWarp, kTilesOfWarp = KT, kColumnTiles = N * KT;
+  static constexpr int kAllThreads = kThreads + (LORA ? 2 : 1) * kWarp;
   static constexpr int kColumns = kColumnTiles * kTileCols, kRowTiles = kColumns / kTileRows;
   static constexpr int kAtOnce = T * KT >= 8 ? 4 : 8;  // row tiles whose sums are shared at once
   static constexpr int kTileSums = kTileRows * T;      // of one warp and row tile
   static constexpr int kScales = 2 * N * kWarp * 16, kStageBytes = kScales + 2 * N * kTileRows * 4, kNormBytes = N * kTileCols * 4;
+  static constexpr int kTilesOfA = kScales / (kTileRows * kTileCols * 2);  // that a stage holds
   using Attention = ResidentAttentionShared<kHead, G>;
   // Bytes, in order.
   static constexpr int kSquares = kNf4TableBytes;  // [2][N][T] of y, [N][T] of x
@@ -29,9 +33,12 @@ struct BlockPlan {
   static constexpr int kOneBuffer = N * kAtOnce * kTileSums, kSumsOfTiles = kBuffers * kOneBuffer * 4,
                        kSumsOfHeads = kKeyWarps * G * kHead * 4;
   static constexpr int kLayers = kSums + (kSumsOfTiles > kSumsOfHeads ? kSumsOfTiles : kSumsOfHeads);
-  static constexpr int kUnits = kLayers + int(sizeof(ResidentLayer)) * (kMostLayers + 1);  // [2]
-  static constexpr int kShares = kUnits + 2 * int(sizeof(AttentionUnit));                  // [kKinds]
-  static constexpr int kBarriers = (kShares + kKinds * int(sizeof(Share)) + 127) / 128 * 128;
+  static constexpr int kUnits = kLayers + int(sizeof(ResidentLayer)) * (kMostLayers + 1);             // [2]
+  static constexpr int kShares = kUnits + 2 * int(sizeof(AttentionUnit));                             // [kKinds]
+  static constexpr int kAdapters = (kShares + kKinds * int(sizeof(Share)) + 15) / 16 * 16;            // AdapterState
+  static constexpr int kPairs = kAdapters + (LORA ? (int(sizeof(AdapterState)) + 15) / 16 * 16 : 0);  // [kPairLayers][kModules][T]
+  static constexpr int kShrunk = kPairs + (LORA ? kPairLayers * kModules * T * int(sizeof(ResidentPair)) : 0);  // [kBuffers][3][T]
+  static constexpr int kBarriers = (kShrunk + (LORA ? kBuffers * 3 * T * kDecodeRank * 4 : 0) + 127) / 128 * 128;
   static constexpr int kRing = kBarriers + 256;
   static constexpr int kStages = (kMostSharedBytes - kRing) / kStageBytes < 12 ? (kMostSharedBytes - kRing) / kStageBytes : 12;
   static constexpr int kBytes = kRing + kStages * kStageBytes;

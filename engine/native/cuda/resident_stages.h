@@ -1,14 +1,11 @@
 // The weights of a resident kernel's block as a stream of stages through shared memory: a warp of its own asks for them (9.0's bulk
 // copies), as far ahead as there is room, across products and layers, so memory never waits for a product to begin.
 #pragma once
-#include "decode_exchange.h"
-#include "decode_resident.h"
 #include "nf4_layout.h"
+#include "resident_pairs.h"
 
 #if defined(__CUDACC__)
 namespace lorikeet::cuda {
-
-enum Kind { kQkv, kO, kGateUp, kDown, kKinds };
 
 __device__ inline char* resident_memory() {
   extern __shared__ __align__(128) char shared[];
@@ -71,7 +68,7 @@ __device__ inline Share share_of(const ResidentArgs& p, int kind) {
 }
 
 /// A stage has codes, then scales, of two tiles for each of N warps: of gate and up, or of neighbouring columns; or the weights of two
-/// norms for N tiles of columns.
+/// norms for N tiles of columns; or kTilesOfA tiles of an adapter's A.
 template <class P>
 struct Stages {
   int stage = 0, parity = 0;
@@ -112,8 +109,25 @@ struct Stages {
       next();
     }
   }
-  __device__ void ask_all(const ResidentLayer* layers, int n_layers, const Share* shares) {
+  /// A's tiles of the block's units.
+  __device__ void ask_adapters(int layer, int kind, int k_tiles) {
+    constexpr int kTile = 4 * kWarp * 16;
+    const auto& state = *reinterpret_cast<const AdapterState*>(resident_memory() + P::kAdapters);
+    while (acquire_shared(&state.ready) <= layer) __nanosleep(40);
+    const auto* pairs = reinterpret_cast<const ResidentPair*>(resident_memory() + P::kPairs) + layer % kPairLayers * kModules * P::T;
+    each_unit<P>(state, pairs, kind, k_tiles, [&](const ShrinkUnit& unit, const ResidentPair& pair, int n_tiles) {
+      const auto* from = reinterpret_cast<const char*>(pair.a) + (int64_t(unit.rank_tile) * k_tiles + unit.round * P::kWarps) * kTile;
+      for (int first = 0; first < n_tiles; first += P::kTilesOfA) {
+        const int bytes = min(P::kTilesOfA, n_tiles - first) * kTile;
+        const uint32_t to = reserve(bytes);
+        copy_bulk(to, from + first * kTile, bytes, full(stage));
+        next();
+      }
+    });
+  }
+  __device__ void ask_all(const ResidentArgs& p, const ResidentLayer* layers, const Share* shares) {
     constexpr int N = P::kWarps, kCodes = kWarp * 16, kScales = kTileRows * 4;
+    const int n_layers = p.n_layers;
 #pragma unroll 1
     for (int layer = 0; layer < n_layers; layer++) {
       const ResidentLayer& l = layers[layer];
@@ -121,6 +135,7 @@ struct Stages {
       for (int kind = 0; kind < kKinds; kind++) {
         if (kind == kQkv || kind == kGateUp) ask_norms(l.norms[kind], l.norms[kind + 1]);
         const Share s = shares[kind];
+        if constexpr (P::kLora) ask_adapters(layer, kind, s.k_tiles);
         const char *tiles = reinterpret_cast<const char*>(l.tiles[kind]), *scales = reinterpret_cast<const char*>(l.scales[kind]);
         const int of_gate = kind == kGateUp ? N : 2 * N;
 #pragma unroll 1
